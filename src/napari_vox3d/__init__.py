@@ -1,0 +1,72 @@
+"""Particle picking in cryo-electron tomograms and ELF prediction for crystals.
+
+The names below are the public interface; each is imported when it is first used, so that
+``import napari_vox3d`` costs nothing.
+
+>>> import napari_vox3d as vox
+>>> vox.read_volume("CHGCAR")  # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Volume": "volume",
+    "Picks": "picks",
+    "Vox3dError": "errors",
+    "read_volume": "formats",
+    "read_volumes": "formats",
+    "write_volume": "formats",
+    "read_picks": "formats",
+    "write_picks": "formats",
+    "superpose_atoms": "density",
+    "predict_elf": "inference.elf",
+    "score_particles": "inference.picking",
+    "find_particles": "inference.picking",
+    "pick_particles": "inference.picking",
+    "train_picker": "training.picking",
+    "evaluate_picks": "training.evaluation",
+    "list_models": "models",
+    "load_model": "models",
+    "Model": "models",
+}
+_ROOMS = ("density", "formats", "inference", "models", "networks", "training")
+
+__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+
+if TYPE_CHECKING:
+    from napari_vox3d.density import superpose_atoms
+    from napari_vox3d.errors import Vox3dError
+    from napari_vox3d.formats import (
+        read_picks,
+        read_volume,
+        read_volumes,
+        write_picks,
+        write_volume,
+    )
+    from napari_vox3d.inference.elf import predict_elf
+    from napari_vox3d.inference.picking import find_particles, pick_particles, score_particles
+    from napari_vox3d.models import Model, list_models, load_model
+    from napari_vox3d.picks import Picks
+    from napari_vox3d.training.evaluation import evaluate_picks
+    from napari_vox3d.training.picking import train_picker
+    from napari_vox3d.volume import Volume
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    elif name in _ROOMS:
+        value = import_module(f"{__name__}.{name}")
+    else:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES, *_ROOMS})

@@ -1,0 +1,44 @@
+"""The one family of errors that a user may meet."""
+
+from __future__ import annotations
+
+
+class Vox3dError(Exception):
+    """Something a user can mend: the message says what is wrong, where, and what to do.
+
+    The command line prints the message and exits with status 2; the windows show it as a
+    napari notification.
+    """
+
+
+class FormatError(Vox3dError):
+    """A file cannot be read or written in the format it claims to have.
+
+    Parameters
+    ----------
+    path
+        The file.
+    reason
+        What is wrong, in a short clause without a final stop.
+    where
+        Line, byte or field in the file, e.g. ``"line 7"``.
+    hint
+        What the user may do about it, a sentence.
+    """
+
+    def __init__(self, path: object, reason: str, *, where: str = "", hint: str = "") -> None:
+        self.path, self.reason, self.where, self.hint = str(path), reason, where, hint
+        place = f"{path}, {where}" if where else f"{path}"
+        super().__init__(f"{place}: {reason}." + (f" {hint}" if hint else ""))
+
+
+class ModelError(Vox3dError):
+    """A model is unknown, damaged, or does not fit the data it was given."""
+
+
+class InferenceError(Vox3dError):
+    """A prediction could not be carried out on this machine or on this data."""
+
+
+class Cancelled(Vox3dError):
+    """Raised by a ``progress`` callback to stop the work it reports on."""

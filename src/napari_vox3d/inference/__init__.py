@@ -1,0 +1,1 @@
+"""Running models on volumes, in bounded memory, on any device."""

@@ -1,0 +1,139 @@
+"""`Picks`: particle positions with class and score, and the tomogram they live in."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_vox3d.errors import Vox3dError
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike, NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Picks:
+    """Columns of particle picks in the frame of one tomogram.
+
+    Parameters
+    ----------
+    positions
+        (N, 3) Å (z, y, x), relative to the centre of voxel (0, 0, 0).
+    labels
+        (N,) class names; one name serves all.
+    scores
+        (N,) confidence, larger is surer; NaN where unknown. Default: NaN.
+    angles
+        (N, 3) ZYZ Euler angles (rot, tilt, psi) in degrees, or None.
+    radii
+        (N,) particle radii in Å, or None.
+    tomogram
+        Name of the tomogram.
+    shape
+        (3,) voxels (z, y, x) of the tomogram, or None if unknown.
+    voxel_size
+        (3,) Å (z, y, x) of the tomogram; a scalar serves all axes; None if unknown.
+    metadata
+        Provenance.
+
+    Raises
+    ------
+    Vox3dError
+        If the columns differ in length.
+    """
+
+    positions: NDArray[np.float64]
+    labels: NDArray[np.str_]
+    scores: NDArray[np.float64] | None = None  # never None after construction
+    angles: NDArray[np.float64] | None = None
+    radii: NDArray[np.float64] | None = None
+    tomogram: str = ""
+    shape: tuple[int, int, int] | None = None
+    voxel_size: NDArray[np.float64] | None = None
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        positions = np.asarray(self.positions, float).reshape(-1, 3)
+        count = len(positions)
+        columns: dict[str, Any] = {
+            "labels": np.asarray(self.labels, str),
+            "scores": np.asarray(np.nan if self.scores is None else self.scores, float),
+        }
+        if self.radii is not None:
+            columns["radii"] = np.asarray(self.radii, float)
+        for name, column in columns.items():
+            if column.ndim == 0:
+                columns[name] = column = np.full(count, column)
+            if column.shape != (count,):
+                raise Vox3dError(f"{count} positions but {name} of shape {column.shape}.")
+        columns["positions"] = positions
+        if self.angles is not None:
+            columns["angles"] = np.asarray(self.angles, float).reshape(-1, 3)
+            if len(columns["angles"]) != count:
+                raise Vox3dError(f"{count} positions but {len(columns['angles'])} angles.")
+        if self.shape is not None:
+            columns["shape"] = tuple(int(n) for n in self.shape)
+        if self.voxel_size is not None:
+            columns["voxel_size"] = np.broadcast_to(np.asarray(self.voxel_size, float), 3).copy()
+        for name, column in columns.items():
+            object.__setattr__(self, name, column)
+
+    @classmethod
+    def from_indices(cls, indices: ArrayLike, labels: ArrayLike, *, voxel_size: ArrayLike,
+                     **fields: Any) -> Picks:  # fmt: skip
+        """Make picks from (N, 3) voxel indices (z, y, x); the centre of the first voxel is 0."""
+        size = np.broadcast_to(np.asarray(voxel_size, float), 3)
+        positions = np.asarray(indices, float).reshape(-1, 3) * size
+        return cls(positions, np.asarray(labels, str), voxel_size=size, **fields)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Picks]) -> Picks:
+        """Join picks of one tomogram; frame and metadata are those of the first part.
+
+        Angles and radii are kept only if every part has them.
+        """
+        if not parts:
+            return cls(np.zeros((0, 3)), np.zeros(0, str))
+        columns: dict[str, Any] = {}
+        for name in ("positions", "labels", "scores", "angles", "radii"):
+            present = [getattr(part, name) for part in parts]
+            columns[name] = None if any(p is None for p in present) else np.concatenate(present)
+        return replace(parts[0], **columns)
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def indices(self) -> NDArray[np.float64]:
+        """(N, 3) fractional voxel indices (z, y, x).
+
+        Raises
+        ------
+        Vox3dError
+            If the voxel size is unknown.
+        """
+        if self.voxel_size is None:
+            raise Vox3dError("These picks carry no voxel size; open them with their tomogram.")
+        return self.positions / self.voxel_size
+
+    @property
+    def classes(self) -> list[str]:
+        """Class names in order of first appearance."""
+        return list(dict.fromkeys(self.labels.tolist()))
+
+    def counts(self) -> dict[str, int]:
+        """Number of picks of each class."""
+        return dict(Counter(self.labels.tolist()))
+
+    def select(self, keep: ArrayLike) -> Picks:
+        """Picks at a boolean mask or at integer positions, in that order."""
+        chosen = np.asarray(keep)
+        columns = {}
+        for name in ("positions", "labels", "scores", "angles", "radii"):
+            column = getattr(self, name)
+            columns[name] = None if column is None else column[chosen]
+        return replace(self, **columns)

@@ -1,0 +1,1 @@
+"""Training of models, simulation of training data, and evaluation."""
