@@ -1,0 +1,33 @@
+# `make demo` sets everything up and does the main job on the samples; `make test` runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+TORCH ?= torch==2.13.0
+BIN = $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/ready
+	scripts/with_display $(BIN)/python scripts/demo.py
+
+test: lint
+	scripts/with_virtual_display $(BIN)/python -m pytest
+
+lint: $(VENV)/ready
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	for script in benchmarks/*.py; do scripts/with_virtual_display $(BIN)/python $$script || exit 1; done
+
+# torch goes first: the other requirements would take the newest build with all of CUDA.
+$(VENV)/ready: pyproject.toml scripts/system_packages
+	scripts/system_packages
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --editable . --group dev
+	touch $@
+
+clean:
+	rm -rf $(VENV) demo build dist
