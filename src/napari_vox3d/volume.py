@@ -141,7 +141,9 @@ class Volume:
     def is_orthogonal(self) -> bool:
         """True if array axes run along +z, +y, +x, so that a scale says all (to 1e-6 of a step)."""
         size = np.diag(self.step)
-        return bool((size > 0).all() and np.allclose(self.step, np.diag(size), atol=1e-6 * size.min()))
+        return bool(
+            (size > 0).all() and np.allclose(self.step, np.diag(size), atol=1e-6 * size.min())
+        )
 
     def to_world(self, indices: ArrayLike) -> NDArray[np.float64]:
         """Å (z, y, x) of voxel indices, (..., 3) to (..., 3)."""
@@ -154,5 +156,7 @@ class Volume:
     def with_values(self, values: Any, **changes: Any) -> Volume:
         """Copy with other values on the same grid: geometry, atoms and source stay."""
         if tuple(values.shape) != self.shape:
-            raise Vox3dError(f"The grid has shape {self.shape}, the values have {tuple(values.shape)}.")
+            raise Vox3dError(
+                f"The grid has shape {self.shape}, the values have {tuple(values.shape)}."
+            )
         return replace(self, values=values, **changes)

@@ -1,0 +1,304 @@
+"""`vox3d`: everything the windows do, from the shell.
+
+Each command is a thin layer over the public functions. A problem with one input is printed as one
+line, the other inputs go on, and the exit status is 2.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import numpy as np
+import typer
+from rich.console import Console
+from rich.table import Table
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import kind_of, read_atoms
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from napari_vox3d.models import ModelCard
+    from napari_vox3d.picks import Picks
+    from napari_vox3d.volume import Volume
+
+app = typer.Typer(
+    help="Pick particles in tomograms and predict the electron localization function of crystals.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+out = Console()
+err = Console(stderr=True)
+
+Inputs = Annotated[list[Path], typer.Argument(help="Input files.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Output file; a folder if there are several inputs."),
+]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Model name, folder or file.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, … or mps.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Spacing = Annotated[
+    float | None,
+    typer.Option(help="Grid spacing in Å; default: the source's grid, or the model's."),
+]
+
+
+def main() -> None:
+    """Entry point of the `vox3d` command."""
+    warnings.showwarning = lambda message, *_args, **_more: err.print(
+        f"[yellow]warning:[/] {message}", highlight=False
+    )
+    app()
+
+
+@app.command()
+def info(files: Inputs) -> None:
+    """Say what is in volume, structure and pick files."""
+    _for_each(files, _print_info)
+
+
+@app.command()
+def elf(
+    sources: Inputs,
+    output: Output = None,
+    model: ModelName = "default",
+    spacing: Spacing = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Predict the ELF of structures (POSCAR, CIF) or on the grid of volumes (CHGCAR, …).
+
+    Without -o the result of NAME is written to NAME.ELFCAR in the working folder.
+    """
+    options = {"model": model, "spacing": spacing, "device": device, "precision": precision}
+
+    def predict(path: Path) -> None:
+        with _progress(path.name) as progress:
+            volume = vox.predict_elf(path, progress=progress, **options)
+        _save_volume(_target(path, output, sources, ".ELFCAR"), volume)
+
+    _for_each(sources, predict)
+
+
+@app.command()
+def sad(sources: Inputs, output: Output = None, spacing: Spacing = None) -> None:
+    """Write the superposition of atomic densities (valence, e) of structures.
+
+    Without -o the result of NAME is written to NAME.SAD.CHGCAR in the working folder.
+    """
+
+    def superpose(path: Path) -> None:
+        volume = vox.superpose_atoms(path, **({} if spacing is None else {"spacing": spacing}))
+        _save_volume(_target(path, output, sources, ".SAD.CHGCAR"), volume)
+
+    _for_each(sources, superpose)
+
+
+@app.command()
+def pick(
+    tomograms: Inputs,
+    output: Output = None,
+    model: ModelName = "default",
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="Score threshold, or CLASS=VALUE (repeat for several classes)."),
+    ] = None,
+    min_distance: Annotated[
+        float | None, typer.Option(help="Least distance between picks of a class in Å.")
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Pick format where the name leaves a choice.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+) -> None:
+    """Pick particles in tomograms and write them as .star, .json, .csv or .coords.
+
+    Without -o the picks of NAME are written to NAME.star in the working folder.
+    """
+    options = {"model": model, "device": device, "precision": precision}
+    thresholds = _thresholds(threshold)
+
+    def pick_one(path: Path) -> None:
+        tomogram = vox.read_volume(path)
+        with _progress(path.name) as progress:
+            maps = vox.score_particles(tomogram, progress=progress, **options)
+        picks = vox.find_particles(maps, threshold=thresholds, min_distance=min_distance)
+        target = _target(path, output, tomograms, ".star")
+        vox.write_picks(target, picks, format=file_format)
+        counts = ", ".join(f"{count} {label}" for label, count in picks.counts().items())
+        out.print(f"{target}: {len(picks)} picks" + (f" ({counts})" if counts else ""))
+
+    _for_each(tomograms, pick_one)
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="Volume or pick file to read.")],
+    target: Annotated[Path, typer.Argument(help="File to write; its name says the format.")],
+    volume: Annotated[
+        Path | None, typer.Option(help="Tomogram that the picks belong to (size, voxel size).")
+    ] = None,
+    file_format: Annotated[
+        str | None, typer.Option("--format", help="Pick format where the name leaves a choice.")
+    ] = None,
+) -> None:
+    """Convert volumes (MRC, VASP, cube) or picks (STAR, copick, CSV, coords) between formats."""
+
+    def run(path: Path) -> None:
+        if kind_of(path) == "picks":
+            tomogram = None if volume is None else vox.read_volume(volume)
+            picks = vox.read_picks(path, tomogram)
+            vox.write_picks(target, picks, format=file_format)
+            out.print(f"{target}: {len(picks)} picks")
+        else:
+            _save_volume(target, vox.read_volume(path))
+
+    _for_each([source], run)
+
+
+@app.command()
+def models(
+    name: Annotated[str | None, typer.Argument(help="Show the whole card of this model.")] = None,
+) -> None:
+    """List the models at hand, or show the card of one."""
+    if name is not None:
+        _for_each([name], lambda name: out.print_json(_card(name).model_dump_json()))
+        return
+    table = Table("name", "task", "what it is")
+    for card in vox.list_models():
+        table.add_row(card.name, card.task, card.title)
+    out.print(table)
+
+
+def _card(name: str) -> ModelCard:
+    return vox.load_model(name).card
+
+
+def _for_each(items: Iterable[Any], run: Callable[[Any], None]) -> None:
+    """Run on every item; print each failure as one line and exit with status 2 at the end."""
+    failed = False
+    for item in items:
+        try:
+            run(item)
+        except Vox3dError as error:
+            err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+            failed = True
+    if failed:
+        raise typer.Exit(2)
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
+    """Progress bar with time left on stderr, as the `progress` callback of the core functions."""
+    from rich.progress import (
+        BarColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
+               TimeRemainingColumn())  # fmt: skip
+    with Progress(*columns, console=err, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _target(source: Path, output: Path | None, sources: list[Path], suffix: str) -> Path:
+    """File to write: `output` itself, or a name made from the source in it or in this folder."""
+    if output is not None and len(sources) == 1 and not output.is_dir():
+        return output
+    if output is not None and output.exists() and not output.is_dir():
+        raise Vox3dError(f"{output} is a file; give a folder with -o for several inputs.")
+    folder = output or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = source.name
+    for ending in (".gz", ".bz2", ".xz"):
+        stem = stem.removesuffix(ending)
+    if suffix == ".star":
+        stem = Path(stem).stem
+    return folder / (stem + suffix)
+
+
+def _thresholds(texts: list[str] | None) -> float | dict[str, float] | None:
+    if not texts:
+        return None
+    try:
+        if len(texts) == 1 and "=" not in texts[0]:
+            return float(texts[0])
+        pairs = [text.rsplit("=", 1) for text in texts]
+        return {label: float(value) for label, value in pairs}
+    except ValueError:
+        raise typer.BadParameter(
+            f"{' '.join(texts)!r}: give one number, or CLASS=NUMBER as often as needed."
+        ) from None
+
+
+def _save_volume(path: Path, volume: Volume) -> None:
+    vox.write_volume(path, volume)
+    grid = "×".join(map(str, volume.shape))
+    out.print(f"{path}: {volume.quantity}, {grid} voxels (z×y×x)", highlight=False)
+
+
+def _print_info(path: Path) -> None:
+    table = Table(title=str(path), show_header=False, title_justify="left")
+    match kind_of(path):
+        case "picks":
+            _describe_picks(table, vox.read_picks(path))
+        case "structure":
+            _describe_atoms(table, read_atoms(path))
+        case _:
+            for volume in vox.read_volumes(path):
+                _describe_volume(table, volume)
+    out.print(table)
+
+
+def _describe_volume(table: Table, volume: Volume) -> None:
+    table.add_section()
+    table.add_row("grid", f"{volume.quantity}: " + "×".join(map(str, volume.shape)) + " (z×y×x)")
+    size = ", ".join(f"{edge:.4g}" for edge in volume.voxel_size)
+    table.add_row("voxel size", f"{size} Å" if volume.calibrated else "not stated in the file")
+    table.add_row("origin", ", ".join(f"{x:.4g}" for x in volume.origin) + " Å")
+    low, mean, high = _value_range(volume)
+    table.add_row("values", f"{low:.6g} … {high:.6g}, mean {mean:.6g} {volume.unit}")
+    if volume.unit == "e/Å³":
+        table.add_row("electrons", f"{mean * volume.volume:.4f}")
+    if volume.atoms is not None:
+        _describe_atoms(table, volume.atoms)
+
+
+def _value_range(volume: Volume) -> tuple[float, float, float]:
+    """Least, mean and largest value, slice by slice: a tomogram need not fit in memory."""
+    ranges = []
+    for values in volume.values:
+        values = np.abs(values) if np.iscomplexobj(values) else np.asarray(values)
+        ranges.append((values.min(), values.mean(dtype=float), values.max()))
+    lows, means, highs = zip(*ranges, strict=True)
+    return float(min(lows)), float(np.mean(means)), float(max(highs))
+
+
+def _describe_atoms(table: Table, atoms: Atoms) -> None:
+    table.add_row("atoms", f"{atoms.get_chemical_formula()} ({len(atoms)})")
+    lengths = ", ".join(f"{value:.4f}" for value in atoms.cell.lengths())
+    angles = ", ".join(f"{value:.2f}" for value in atoms.cell.angles())
+    table.add_row("cell", f"a, b, c = {lengths} Å; α, β, γ = {angles}°")
+
+
+def _describe_picks(table: Table, picks: Picks) -> None:
+    table.add_row("picks", str(len(picks)))
+    for label, count in picks.counts().items():
+        table.add_row(label, str(count))
+    if picks.tomogram:
+        table.add_row("tomogram", picks.tomogram)
+    if picks.voxel_size is not None:
+        table.add_row("voxel size", ", ".join(f"{edge:.4g}" for edge in picks.voxel_size) + " Å")
