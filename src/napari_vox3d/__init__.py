@@ -36,7 +36,7 @@ _HOMES = {
 }
 _ROOMS = ("density", "formats", "inference", "models", "networks", "training")
 
-__all__ = ["__version__", *_HOMES]  # noqa: PLE0604
+__all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from napari_vox3d.density import superpose_atoms

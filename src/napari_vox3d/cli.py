@@ -47,7 +47,7 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, … or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Spacing = Annotated[
     float | None,
-    typer.Option(help="Grid spacing in Å; default: the source's grid, or the model's."),
+    typer.Option(help="Grid spacing in Å; default: the grid of the source."),
 ]
 
 

@@ -132,7 +132,7 @@ class Picks:
     def select(self, keep: ArrayLike) -> Picks:
         """Picks at a boolean mask or at integer positions, in that order."""
         chosen = np.asarray(keep)
-        columns = {}
+        columns: dict[str, Any] = {}
         for name in ("positions", "labels", "scores", "angles", "radii"):
             column = getattr(self, name)
             columns[name] = None if column is None else column[chosen]
