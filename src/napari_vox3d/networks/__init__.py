@@ -1,1 +1,61 @@
-"""Torch modules, nothing else."""
+"""Torch modules, nothing else; each is imported when it is first used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from inspect import signature
+from typing import TYPE_CHECKING, Any
+
+from napari_vox3d.errors import ModelError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN
+    from napari_vox3d.networks.flat_resnet import ELFPredictor, FlatResNet3D
+
+_HOMES = {"ELFPredictor": "flat_resnet", "FlatResNet3D": "flat_resnet", "CryoET3DCNN": "cryoet_cnn"}
+
+__all__ = ["CryoET3DCNN", "ELFPredictor", "FlatResNet3D", "build"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})
+
+
+def build(name: str, **arguments: Any) -> nn.Module:
+    """Make a network with fresh random weights.
+
+    Parameters
+    ----------
+    name
+        ``"ELFPredictor"``, ``"FlatResNet3D"`` or ``"CryoET3DCNN"``.
+    **arguments
+        Arguments of that class.
+
+    Raises
+    ------
+    ModelError
+        If there is no such network, or it does not take these arguments.
+    """
+    if name not in _HOMES:
+        raise ModelError(f"Unknown network {name!r}; choose one of {', '.join(sorted(_HOMES))}.")
+    network = __getattr__(name)
+    known = signature(network).parameters
+    unknown = sorted(set(arguments) - set(known))
+    if unknown:
+        raise ModelError(
+            f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(known)}."
+        )
+    try:
+        return network(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ModelError(f"{name} cannot be built with {arguments}: {error}.") from error

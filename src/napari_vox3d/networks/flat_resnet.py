@@ -1,0 +1,387 @@
+"""`FlatResNet3D` and `ELFPredictor`: from a superposition of atomic densities to the ELF.
+
+The network works on the whole unit cell at full resolution. Every spatial convolution is circular,
+so that a shifted cell gives the shifted prediction and a supercell the repeated one. The pooled
+statistics (group normalisation, squeeze-excitation, channel attention) run over the whole cell,
+which is why a cell must not be cut into tiles; `in_slabs` bounds memory without cutting it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from napari_vox3d.errors import ModelError
+
+_REDUCTION = 16
+_FLAT_NAMES = ("flat_resnet", "flat", "flatresnet", "resnet", "flat_resnet3d")
+
+
+class _Slabs(NamedTuple):
+    layers: frozenset[nn.Module]
+    voxels: int
+    tick: Callable[[], None]
+
+
+# A context variable belongs to one thread: two predictions may share one network.
+_SLABS: ContextVar[_Slabs | None] = ContextVar("slabs", default=None)
+
+
+@contextmanager
+def in_slabs(
+    network: nn.Module, slab_voxels: int, tick: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Evaluate the circular convolutions of `network` slab by slab inside this context.
+
+    Each convolution runs along its first spatial axis in slabs with a periodic halo, so that its
+    padded copies and workspace stay small. The result is that of the plain pass up to float32
+    rounding. Gradients are off inside the context, which holds for the calling thread only.
+
+    Parameters
+    ----------
+    network
+        Any module that contains `CircularConv3d` layers.
+    slab_voxels
+        Largest number of voxels of one slab (over the batch); at least one plane is taken.
+    tick
+        Called when a convolution starts and after each of its slabs, `count_ticks` times in a
+        pass. An exception it raises leaves the pass.
+    """
+    token = _SLABS.set(_Slabs(frozenset(network.modules()), slab_voxels, tick))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _SLABS.reset(token)
+
+
+def count_ticks(network: nn.Module, shape: Sequence[int], slab_voxels: int) -> int:
+    """Number of ticks that one pass over a grid makes inside `in_slabs`.
+
+    Parameters
+    ----------
+    network
+        A `FlatResNet3D` or `ELFPredictor`.
+    shape
+        (D, H, W) of the grid, or (B, D, H, W).
+    slab_voxels
+        As given to `in_slabs`.
+    """
+    *batch, depth, height, width = shape
+    slabs = -(-depth // _thickness(prod(batch) * height * width, slab_voxels))
+    convolutions = sum(isinstance(layer, CircularConv3d) for layer in network.modules())
+    return convolutions * (slabs + 1)
+
+
+def _thickness(plane_voxels: int, slab_voxels: int) -> int:
+    return max(1, slab_voxels // plane_voxels)
+
+
+def _pad_periodically(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """Repeat (B, C, D, H, W) periodically by `pads` voxels at both ends of D, H, W."""
+    if all(pad <= size for pad, size in zip(pads, x.shape[2:], strict=True)):
+        return F.pad(x, [pad for pad in reversed(pads) for _ in range(2)], mode="circular")
+    for axis, pad in enumerate(pads, start=2):  # a cell smaller than the halo repeats more often
+        x = _periodic_rows(x, axis, -pad, x.shape[axis] + pad)
+    return x
+
+
+def _periodic_rows(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+    rows = torch.arange(start, stop, device=x.device) % x.shape[axis]
+    return x.index_select(axis, rows)
+
+
+class CircularConv3d(nn.Conv3d):
+    """Convolution of one period: (B, in, D, H, W) to (B, out, D, H, W), without bias.
+
+    Any grid works, also one smaller than the kernel. Inside `in_slabs` it is evaluated in slabs.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Number of channels.
+    kernel_size
+        Odd edge length in voxels.
+
+    Raises
+    ------
+    ModelError
+        If `kernel_size` is even.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        if kernel_size % 2 == 0:
+            raise ModelError(f"A circular convolution needs an odd kernel, not {kernel_size}.")
+        super().__init__(in_channels, out_channels, kernel_size, bias=False)
+        self.halo = (kernel_size - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve one period."""
+        if not torch.compiler.is_compiling():
+            slabs = _SLABS.get()
+            if slabs is not None and self in slabs.layers:
+                return self._forward_in_slabs(x, slabs)
+        return super().forward(_pad_periodically(x, [self.halo] * 3))
+
+    def _forward_in_slabs(self, x: Tensor, slabs: _Slabs) -> Tensor:
+        slabs.tick()
+        batch, _, depth, height, width = x.shape
+        thickness = _thickness(batch * height * width, slabs.voxels)
+        out = None
+        for start in range(0, depth, thickness):
+            stop = min(start + thickness, depth)
+            slab = _periodic_rows(x, 2, start - self.halo, stop + self.halo)
+            part = super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
+            if out is None:  # only the first slab tells the type under autocast
+                out = part.new_empty((batch, self.out_channels, depth, height, width))
+            out[:, :, start:stop] = part
+            slabs.tick()
+        assert out is not None
+        return out
+
+
+class SqueezeExcitation(nn.Module):
+    """Scale channels by a gate computed from their means over the cell."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // _REDUCTION)
+        self.excitation = nn.Sequential(
+            nn.Linear(channels, hidden, bias=False),
+            nn.GELU(),
+            nn.Linear(hidden, channels, bias=False),
+            nn.Sigmoid(),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate (B, C, D, H, W)."""
+        return x * self.excitation(x.mean((2, 3, 4)))[:, :, None, None, None]
+
+
+class ResidualBlock(nn.Module):
+    """Two circular convolutions with squeeze-excitation around an identity."""
+
+    def __init__(self, channels: int, kernel: int, use_checkpoint: bool = False) -> None:
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.f = nn.Sequential(
+            CircularConv3d(channels, channels, kernel),
+            _group_norm(channels),
+            nn.GELU(),
+            CircularConv3d(channels, channels, kernel),
+            _group_norm(channels),
+            SqueezeExcitation(channels),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Refine (B, C, D, H, W)."""
+        if self.use_checkpoint and self.training and torch.is_grad_enabled():
+            return F.gelu(x + checkpoint(self.f, x, use_reentrant=False))
+        return F.gelu(x + self.f(x))
+
+
+class ChannelAttention(nn.Module):
+    """Gate per channel from its mean and maximum over the cell."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        hidden = max(1, channels // _REDUCTION)
+        self.mlp = nn.Sequential(
+            nn.Conv3d(channels, hidden, 1, bias=False),
+            nn.GELU(),
+            nn.Conv3d(hidden, channels, 1, bias=False),
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) to (B, C, 1, 1, 1) in [0, 1]."""
+        cell = (2, 3, 4)
+        gate = self.mlp(x.mean(cell, keepdim=True)) + self.mlp(x.amax(cell, keepdim=True))
+        return gate.sigmoid()
+
+
+class SpatialAttention(nn.Module):
+    """Gate per voxel from the mean and maximum over channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = CircularConv3d(2, 1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, D, H, W) to (B, 1, D, H, W) in [0, 1]."""
+        maps = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
+        return self.conv(maps).sigmoid()
+
+
+class CBAM3D(nn.Module):
+    """Channel attention, then periodic spatial attention (Woo et al. 2018, arXiv:1807.06521)."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.ca = ChannelAttention(channels)
+        self.sa = SpatialAttention()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Gate (B, C, D, H, W)."""
+        x = x * self.ca(x)
+        return x * self.sa(x)
+
+
+class FlatResNet3D(nn.Module):
+    """Same-resolution periodic residual network with a sigmoid head.
+
+    The stem has no bias and is normalised: the prediction does not depend on the scale of the
+    input, but on its shape and on a constant added to it.
+
+    Parameters
+    ----------
+    in_ch
+        Input channels.
+    base
+        Channels of the body; a multiple of 8, or below 8.
+    blocks
+        Residual blocks.
+    kernel
+        Odd edge length of the convolutions in voxels.
+    attention_every
+        A `CBAM3D` follows each such number of blocks; 0 for none.
+    use_checkpoint
+        Recompute the blocks in the backward pass instead of keeping their activations.
+    """
+
+    def __init__(
+        self,
+        in_ch: int = 1,
+        base: int = 32,
+        blocks: int = 16,
+        kernel: int = 5,
+        attention_every: int = 4,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base, self.kernel = base, kernel
+        self.stem = nn.Sequential(CircularConv3d(in_ch, base, kernel), _group_norm(base), nn.GELU())
+        body: list[nn.Module] = []
+        for number in range(1, blocks + 1):
+            body.append(ResidualBlock(base, kernel, use_checkpoint))
+            if attention_every and number % attention_every == 0:
+                body.append(CBAM3D(base))
+        self.body = nn.Sequential(*body)
+        self.post = nn.Sequential(CircularConv3d(base, base, kernel), _group_norm(base))
+        self.head = nn.Sequential(nn.Conv3d(base, 1, 1), nn.Sigmoid())
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv3d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, sad: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Predict from whole cells.
+
+        Parameters
+        ----------
+        sad
+            (B, in_ch, D, H, W), axes along lattice vectors, any positive sizes.
+
+        Returns
+        -------
+        main
+            (B, 1, D, H, W) in [0, 1].
+        aux
+            Empty list: this network has no auxiliary heads.
+        """
+        x = self.stem(sad)
+        return self.head(F.gelu(x + self.post(self.body(x)))), []
+
+    def peak_bytes(self, shape: Sequence[int], slab_voxels: int | None = None) -> int:
+        """Estimate the memory that a float32 pass without gradients needs beside the weights.
+
+        Autocast needs about the same, because normalised activations stay float32.
+
+        Parameters
+        ----------
+        shape
+            (D, H, W) of the grid, or (B, D, H, W).
+        slab_voxels
+            As for `in_slabs`; None for the plain pass.
+
+        Returns
+        -------
+        int
+            Bytes at the peak: four activations are alive at once, and a convolution adds its
+            padded input and the input and output in the layout of the backend.
+        """
+        *batch, depth, height, width = shape
+        plane = prod(batch) * height * width
+        thickness = depth if slab_voxels is None else min(depth, _thickness(plane, slab_voxels))
+        padded = prod(batch) * prod(n + self.kernel - 1 for n in (thickness, height, width))
+        workspace = 3 * padded if slab_voxels is not None else 2 * padded
+        return 4 * self.base * (4 * plane * depth + workspace)
+
+
+class ELFPredictor(nn.Module):
+    """SAD-to-ELF model: a `FlatResNet3D` and the logarithmic variances of its training losses.
+
+    The names of its parameters are those of ELFNet (https://github.com/Austin243/ELFNet, MIT), so
+    that published checkpoints fit.
+
+    Parameters
+    ----------
+    in_ch
+        Input channels.
+    backbone
+        ``"flat_resnet"``, the only one.
+    base, blocks, kernel, attention_every, use_checkpoint
+        As for `FlatResNet3D`.
+
+    Attributes
+    ----------
+    eta_vox, eta_grad, eta_hist, eta_peak
+        Scalars that weigh the training losses (Kendall et al. 2018, arXiv:1705.07115).
+
+    Raises
+    ------
+    ModelError
+        If `backbone` is another one.
+    """
+
+    def __init__(
+        self,
+        in_ch: int = 1,
+        backbone: str = "flat_resnet",
+        base: int = 32,
+        blocks: int = 16,
+        kernel: int = 5,
+        attention_every: int = 4,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        if backbone.lower().replace("-", "_") not in _FLAT_NAMES:
+            raise ModelError(f"Unknown backbone {backbone!r} of ELFPredictor; use 'flat_resnet'.")
+        self.eta_vox = nn.Parameter(torch.zeros(()))
+        self.eta_grad = nn.Parameter(torch.zeros(()))
+        self.eta_hist = nn.Parameter(torch.zeros(()))
+        self.eta_peak = nn.Parameter(torch.zeros(()))
+        self.net = FlatResNet3D(in_ch, base, blocks, kernel, attention_every, use_checkpoint)
+
+    def forward(self, sad: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, in_ch, D, H, W) to the prediction (B, 1, D, H, W) in [0, 1] and an empty list."""
+        return self.net(sad)
+
+    @torch.no_grad()
+    def predict_elf(self, sad: Tensor) -> Tensor:
+        """Predict without gradients: (B, in_ch, D, H, W) to (B, 1, D, H, W) in [0, 1].
+
+        No layer behaves differently in training, so the mode of the module does not matter.
+        """
+        main, _ = self(sad)
+        return main.clamp(0, 1)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(8, channels), channels)
