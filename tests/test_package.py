@@ -1,5 +1,6 @@
 """The package as it is imported, built and installed."""
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -76,7 +77,8 @@ def test_wheel_holds_all_data_and_stays_small(distributions):
 @pytest.mark.slow
 def test_sdist_keeps_the_manifest_beside_the_project_file(distributions):
     sdist, _ = distributions
-    names = {Path(name).as_posix().split("/", 1)[1] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.split("/", 1)[1] for name in archive.getnames()}
     assert {"napari.yaml", "src/napari_vox3d/napari.yaml", "tests/test_package.py"} <= names
 
 
