@@ -1,0 +1,498 @@
+"""`Volume`, `Picks` and `ase.Atoms` to napari layers and back; the only place that knows both.
+
+Every layer is measured in Å: its ``units`` are ångström and its axes are (z, y, x), because napari
+ignores all units as soon as one layer has others. `LayerData` is napari's own triple (data,
+keyword arguments, layer type), so nothing here imports napari.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.picks import Picks
+from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from napari.layers import Image, Layer, Points
+    from numpy.typing import NDArray
+
+LayerData = tuple[Any, dict[str, Any], str]
+
+FRAME = {"units": "angstrom", "axis_labels": ("z", "y", "x")}
+CLASS_COLOURS = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
+    "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
+)  # fmt: skip
+SPIN_QUANTITIES = ("spin density", "potential")
+DEFAULT_DIAMETER = 150.0  # Å, for picks of unknown size: between an enzyme and a ribosome
+
+
+def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
+    """Show a volume as an image layer.
+
+    A grid with axes along z, y, x is shown as it is. Any other is shown resampled on an
+    orthogonal box, because napari slices sheared layers wrongly in 2D (napari#2616); the native
+    volume stays in ``metadata["vox3d"]`` for computing.
+
+    Parameters
+    ----------
+    volume
+        Numbers to show; a memory-mapped file is not loaded.
+    **overrides
+        Keyword arguments of `napari.layers.Image` that win over the ones chosen here.
+
+    Returns
+    -------
+    LayerData
+        (data, keyword arguments, ``"image"``).
+    """
+    if not volume.calibrated:
+        warnings.warn(
+            f"{volume.name or 'This volume'} does not state its voxel size; it is shown with 1 Å "
+            "voxels. Set the scale of the layer to the true voxel size.",
+            stacklevel=2,
+        )
+    shown = _shown(volume)
+    name = volume.name or volume.quantity
+    kwargs = {
+        **FRAME,
+        **_look(shown),
+        "name": name if volume.calibrated else f"{name} (voxel size unknown)",
+        "scale": np.diag(shown.step),
+        "translate": shown.origin,
+        "metadata": {"vox3d": volume, "vox3d_shown": shown, "provenance": _provenance(volume)},
+    }
+    return shown.values, {**kwargs, **overrides}, "image"
+
+
+def volume_layers(volumes: Sequence[Volume]) -> list[LayerData]:
+    """Show the grids of one file: the first visible, the others hidden, atoms and cell once."""
+    layers = [volume_layer(volume, visible=n == 0) for n, volume in enumerate(volumes)]
+    first = volumes[0]
+    if first.periodic:
+        layers.append(cell_layer(first))
+    if first.atoms is not None:
+        layers.append(atoms_layer(first))
+    return layers
+
+
+def structure_layers(atoms: Atoms, name: str = "", source: str = "") -> list[LayerData]:
+    """Show a structure: atoms, and the unit cell if it has one."""
+    provenance = {"source": source}
+    name = name or atoms.get_chemical_formula()
+    layers = [atoms_layer(atoms, name=name, metadata={"vox3d": atoms, "provenance": provenance})]
+    if atoms.cell.rank == 3:
+        layers.insert(0, cell_layer(atoms, name=f"{name} cell"))
+    return layers
+
+
+def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
+    """Show atoms as spheres with the colours of Jmol and half their covalent radius.
+
+    Parameters
+    ----------
+    source
+        `ase.Atoms`, or a volume that carries them; periodic ones are moved into the cell shown.
+    **overrides
+        Keyword arguments of `napari.layers.Points`.
+
+    Returns
+    -------
+    LayerData
+        Points at the Cartesian positions (z, y, x) in Å, with the feature ``element``.
+
+    Raises
+    ------
+    Vox3dError
+        If the volume has no atoms.
+    """
+    from ase.data import covalent_radii
+    from ase.data.colors import jmol_colors
+
+    atoms = source.atoms if isinstance(source, Volume) else source
+    if atoms is None:
+        raise Vox3dError(f"{source.name or 'This volume'} carries no atoms.")
+    shown = _wrapped(atoms, source)
+    kwargs = {
+        **FRAME,
+        "name": _name(source, atoms, "atoms"),
+        "features": {"element": np.array(shown.get_chemical_symbols(), dtype=object)},
+        "face_color": jmol_colors[shown.numbers],
+        "border_color": "black",
+        "border_width": 0.05,
+        "size": covalent_radii[shown.numbers],  # a diameter: half the covalent radius shows bonds
+        "shading": "spherical",
+        "out_of_slice_display": True,
+        "metadata": {"vox3d": atoms, "provenance": {"source": getattr(source, "source", "")}},
+    }
+    return shown.positions[:, ::-1].copy(), {**kwargs, **overrides}, "points"
+
+
+def cell_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
+    """Show the unit cell as twelve lines, in 3D and, projected, in every 2D slice.
+
+    Parameters
+    ----------
+    source
+        A volume (edges of its grid) or `ase.Atoms` (edges of their cell).
+    **overrides
+        Keyword arguments of `napari.layers.Vectors`.
+
+    Returns
+    -------
+    LayerData
+        Vectors along the edges.
+    """
+    volume = isinstance(source, Volume)
+    cell = source.cell if volume else source.cell.array[::-1, ::-1]
+    origin = source.origin if volume else np.zeros(3)
+    edges = np.array([
+        (corner @ cell, cell[axis])
+        for axis in range(3)
+        for corner in np.insert(np.array([(0, 0), (0, 1), (1, 0), (1, 1)]), axis, 0, axis=1)
+    ])  # fmt: skip
+    # napari hides vectors that start more than half a data unit away from the slice; one data
+    # unit of twice the cell's diameter keeps all of them in every slice.
+    unit = 2 * np.abs(edges.sum(axis=1)).max()
+    kwargs = {
+        **FRAME,
+        "name": _name(source, source.atoms if volume else source, "cell"),
+        "scale": (unit,) * 3,
+        "translate": origin,
+        "edge_color": "#9aa5b1",
+        "edge_width": 0.06 / unit,
+        "vector_style": "line",
+        "metadata": {"provenance": {"source": getattr(source, "source", "")}},
+    }
+    return edges / unit, {**kwargs, **overrides}, "vectors"
+
+
+def picks_layer(picks: Picks, volume: Volume | None = None, *,
+                classes: Sequence[str] | None = None, **overrides: Any) -> LayerData:  # fmt: skip
+    """Show picks as spheres of the particles' diameter, coloured by class.
+
+    Parameters
+    ----------
+    picks
+        Particles to show.
+    volume
+        The tomogram they were found in; its geometry is copied to the layer exactly.
+    classes
+        All classes in the order that fixes their colours. Default: those present.
+    **overrides
+        Keyword arguments of `napari.layers.Points`.
+
+    Returns
+    -------
+    LayerData
+        Points in voxel indices with the features ``class`` and ``score``.
+    """
+    size = picks.voxel_size if volume is None else np.diag(_orthogonal(volume).step)
+    if size is None:
+        size = np.ones(3)
+    names = picks.classes if classes is None else list(classes)
+    radii = DEFAULT_DIAMETER / 2 if picks.radii is None else picks.radii
+    features = {"class": picks.labels.astype(object), "score": picks.scores}
+    if picks.angles is not None:
+        features |= dict(zip(("rot", "tilt", "psi"), picks.angles.T, strict=True))
+    kwargs = {
+        **FRAME,
+        "name": f"{picks.tomogram} picks".strip(),
+        "scale": size,
+        "translate": np.zeros(3) if volume is None else volume.origin,
+        "features": features,
+        "size": np.full(len(picks), 2 * radii / size.mean()),  # napari scales sizes by the mean
+        "face_color": "class",
+        "face_color_cycle": class_colours([*names, *picks.classes]),
+        "border_color": "white",
+        "border_width": 0.04,
+        "opacity": 0.7,
+        "shading": "spherical",
+        "out_of_slice_display": True,
+        "metadata": {"vox3d": picks, "provenance": dict(picks.metadata)},
+    }
+    return picks.positions / size, {**kwargs, **overrides}, "points"
+
+
+def score_layer(score_map: Volume, *, classes: Sequence[str] | None = None,
+                **overrides: Any) -> LayerData:  # fmt: skip
+    """Show the score map of one class, hidden, in the colour of that class.
+
+    Parameters
+    ----------
+    score_map
+        Scores in [0, 1]; its name is the class.
+    classes
+        All classes in the order that fixes their colours.
+    **overrides
+        Keyword arguments of `napari.layers.Image`.
+
+    Returns
+    -------
+    LayerData
+        Image layer that adds its light to the tomogram below it.
+    """
+    colour = class_colours(classes or [score_map.name])[score_map.name]
+    look = {
+        "name": f"{score_map.name} score",
+        "colormap": colour,
+        "blending": "additive",
+        "rendering": "attenuated_mip",
+        "contrast_limits": (0.0, 1.0),
+        "visible": False,
+    }
+    return volume_layer(score_map, **{**look, **overrides})
+
+
+def class_colours(classes: Iterable[str]) -> dict[str, str]:
+    """Colour of each class: the same order of names always gives the same colours."""
+    names = dict.fromkeys(classes)
+    return {name: CLASS_COLOURS[n % len(CLASS_COLOURS)] for n, name in enumerate(names)}
+
+
+def volume_from_layer(layer: Image) -> Volume:
+    """Volume that an image layer shows.
+
+    Parameters
+    ----------
+    layer
+        Image layer, of this plugin or any other. Data are not copied; of a multiscale layer the
+        finest level counts.
+
+    Returns
+    -------
+    Volume
+        The native volume if the layer still shows it; else the layer's data with its scale,
+        affine, translation and units. Layers in pixels are not calibrated.
+
+    Raises
+    ------
+    Vox3dError
+        If the layer is not a single three-dimensional image.
+    """
+    if type(layer).__name__ not in ("Image", "Labels"):
+        raise Vox3dError(f"{layer.name!r} is not an image layer.")
+    data = layer.data[0] if layer.multiscale else layer.data
+    if getattr(layer, "rgb", False):
+        raise Vox3dError(
+            f"{layer.name!r} is a colour image; choose a layer with one value a voxel."
+        )
+    if data.ndim != 3:
+        raise Vox3dError(f"{layer.name!r} has {data.ndim} axes; a volume has three (z, y, x).")
+    step, origin, calibrated = _geometry(layer)
+    native, shown = (layer.metadata.get(key) for key in ("vox3d", "vox3d_shown"))
+    if not isinstance(native, Volume):
+        return Volume(data, step, origin, calibrated=calibrated, name=layer.name)
+    same_step = np.allclose(step, shown.step)
+    same_place = same_step and np.allclose(origin, shown.origin)
+    if same_place and _same_values(data, native, shown):
+        return native
+    same_grid = same_place and native.is_orthogonal and data.shape == native.shape
+    return replace(
+        native, values=data, step=step, origin=origin, name=layer.name,
+        calibrated=native.calibrated if same_step else calibrated,
+        periodic=native.periodic and same_grid, atoms=native.atoms if same_grid else None,
+    )  # fmt: skip
+
+
+def picks_from_layer(layer: Points, image_layer: Image | None = None) -> Picks:
+    """Picks of a points layer as the user left them: moved, added and deleted points count.
+
+    Parameters
+    ----------
+    layer
+        Points layer; class names come from the feature ``class`` or ``label``, sizes are
+        diameters.
+    image_layer
+        Layer of the tomogram; positions are then relative to its first voxel and carry its shape
+        and voxel size. Default: the layer's own scale.
+
+    Returns
+    -------
+    Picks
+        Positions in Å relative to the centre of the first voxel.
+
+    Raises
+    ------
+    Vox3dError
+        If the layer is not three-dimensional points.
+    """
+    if type(layer).__name__ != "Points":
+        raise Vox3dError(f"{layer.name!r} is not a points layer.")
+    if layer.ndim != 3:
+        raise Vox3dError(f"{layer.name!r} has points of {layer.ndim} axes; picks have three.")
+    step, origin, _ = _geometry(layer)
+    world = np.asarray(layer.data, float) @ step + origin
+    before = layer.metadata.get("vox3d")
+    before = before if isinstance(before, Picks) else Picks(np.zeros((0, 3)), "particle")
+    features = layer.features
+    frame: dict[str, Any] = {"shape": before.shape, "voxel_size": np.linalg.norm(step, axis=1)}
+    if image_layer is not None:
+        volume = volume_from_layer(image_layer)
+        origin = volume.origin
+        frame = {"shape": volume.shape, "voxel_size": volume.voxel_size, "tomogram": volume.name}
+    angles = [features[name] for name in ("rot", "tilt", "psi") if name in features]
+    return replace(
+        before,
+        positions=world - origin,
+        labels=_labels(features, len(world)),
+        scores=features["score"].to_numpy(float) if "score" in features else None,
+        angles=np.stack(angles, axis=1) if len(angles) == 3 else None,
+        radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step, axis=1).mean(),
+        **frame,
+    )
+
+
+def atoms_from_layer(layer: Layer) -> Atoms:
+    """Atoms of a layer that shows a structure or a volume with atoms.
+
+    Parameters
+    ----------
+    layer
+        Layer made by `structure_layers`, `atoms_layer` or `volume_layer`.
+
+    Returns
+    -------
+    ase.Atoms
+        The atoms as they were read.
+
+    Raises
+    ------
+    Vox3dError
+        If the layer knows no atoms.
+    """
+    held = layer.metadata.get("vox3d")
+    atoms = held.atoms if isinstance(held, Volume) else held
+    if atoms is None or isinstance(atoms, Picks):
+        raise Vox3dError(f"{layer.name!r} knows no atoms; open a POSCAR, CIF or CHGCAR.")
+    return atoms
+
+
+def _shown(volume: Volume) -> Volume:
+    if volume.is_orthogonal:
+        shown = volume
+    else:
+        from napari_vox3d.density.resampling import orthogonal_box
+
+        shown = orthogonal_box(volume)
+    if np.issubdtype(shown.values.dtype, np.complexfloating):
+        import dask.array
+
+        return shown.with_values(abs(dask.array.asarray(shown.values)))
+    return shown
+
+
+def _orthogonal(volume: Volume) -> Volume:
+    if not volume.is_orthogonal:
+        raise Vox3dError(f"{volume.name or 'The volume'} is skewed; picks need axes along z, y, x.")
+    return volume
+
+
+def _look(shown: Volume) -> dict[str, Any]:
+    """Colormap, contrast limits and 3D rendering that suit a quantity."""
+    sample = _sample(shown.values)
+    if shown.quantity == "elf":
+        look = {"colormap": "viridis", "contrast_limits": (0.0, 1.0)}
+    elif shown.quantity == "score":
+        look = {"colormap": "inferno", "contrast_limits": (0.0, 1.0)}
+    elif shown.quantity in SPIN_QUANTITIES:
+        limit = _nonzero(np.percentile(np.abs(sample - _centre(shown, sample)), 99))
+        centre = _centre(shown, sample)
+        look = {"colormap": "PiYG", "contrast_limits": (centre - limit, centre + limit)}
+    elif shown.periodic:
+        top = _nonzero(np.percentile(sample, 98))
+        look = {"colormap": "magma", "contrast_limits": (min(0.0, float(sample.min())), top)}
+    else:
+        low, high = np.percentile(sample, (0.5, 99.5))
+        return {
+            "colormap": "gray",
+            "contrast_limits": (float(low), float(low + _nonzero(high - low))),
+            "rendering": "minip",
+        }
+    return {**look, "rendering": "attenuated_mip", "interpolation2d": "linear"}
+
+
+def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
+    # A resampled box is in memory and may have been copied with its layer; a native grid may be
+    # a large file, and another array of the same values does as well there.
+    return data is shown.values or (
+        shown.values is not native.values
+        and data.shape == shown.shape
+        and bool(np.array_equal(data, shown.values))
+    )
+
+
+def _centre(shown: Volume, sample: NDArray[Any]) -> float:
+    # Only differences of a potential mean something; a spin density has a true zero.
+    return float(np.median(sample)) if shown.quantity == "potential" else 0.0
+
+
+def _nonzero(width: float) -> float:
+    return float(width) or 1.0
+
+
+def _sample(values: Any, count: int = 5) -> NDArray[np.float64]:
+    """Finite values of a few planes: enough for contrast limits, and a file is not loaded."""
+    planes = np.unique(np.linspace(0, len(values) - 1, count + 2).round().astype(int)[1:-1])
+    thin = [max(1, n // 256) for n in values.shape[1:]]
+    sample = np.concatenate([
+        np.asarray(values[k, :: thin[0], :: thin[1]], np.float64).ravel() for k in planes
+    ])  # fmt: skip
+    finite = sample[np.isfinite(sample)]
+    return finite if finite.size else np.zeros(1)
+
+
+def _wrapped(atoms: Atoms, source: Volume | Atoms) -> Atoms:
+    """Copy with every atom in the cell that is shown, from -1/2 voxel on as the image is."""
+    shown = atoms.copy()
+    if not isinstance(source, Volume) or not source.periodic:
+        if shown.cell.rank == 3:
+            shown.wrap(pbc=True, eps=1e-4)
+        return shown
+    index = source.to_index(shown.positions[:, ::-1])
+    index = (index + 0.5) % source.shape - 0.5
+    shown.positions = source.to_world(index)[:, ::-1]
+    return shown
+
+
+def _name(source: Volume | Atoms, atoms: Atoms | None, what: str) -> str:
+    name = source.name if isinstance(source, Volume) else ""
+    name = name or ("" if atoms is None else atoms.get_chemical_formula())
+    return f"{name} {what}".strip()
+
+
+def _provenance(volume: Volume) -> dict[str, Any]:
+    return {
+        "source": volume.source,
+        "quantity": volume.quantity,
+        "unit": volume.unit,
+        "calibrated": volume.calibrated,
+        **volume.metadata,
+    }
+
+
+def _geometry(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Step and origin of a 3-D layer in Å, and whether its units are a length at all."""
+    import pint
+
+    origin = np.asarray(layer.data_to_world(np.zeros(3)))
+    step = np.array([layer.data_to_world(axis) for axis in np.eye(3)]) - origin
+    try:
+        to_angstrom = np.array([(1 * unit).to("angstrom").magnitude for unit in layer.units])
+    except pint.DimensionalityError:
+        return step, origin, False
+    return step * to_angstrom, origin * to_angstrom, True
+
+
+def _labels(features: Any, count: int) -> NDArray[np.str_]:
+    for column in ("class", "label"):
+        if column in features:
+            return features[column].fillna("particle").to_numpy(str)
+    return np.full(count, "particle")
