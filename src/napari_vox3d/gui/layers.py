@@ -20,12 +20,15 @@ from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from napari.components import ViewerModel
     from napari.layers import Image, Layer, Points
     from numpy.typing import NDArray
 
 LayerData = tuple[Any, dict[str, Any], str]
 
 FRAME = {"units": "angstrom", "axis_labels": ("z", "y", "x")}
+# In a slice each sphere is the disc in which the plane cuts it.
+SPHERES = {"shading": "spherical", "projection_mode": "rescale_spherical"}
 CLASS_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
     "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
@@ -106,7 +109,7 @@ def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
     Returns
     -------
     LayerData
-        Points at the Cartesian positions (z, y, x) in Å, with the feature ``element``.
+        Points at the Cartesian positions (z, y, x), with the feature ``element``.
 
     Raises
     ------
@@ -120,19 +123,23 @@ def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
     if atoms is None:
         raise Vox3dError(f"{source.name or 'This volume'} carries no atoms.")
     shown = _wrapped(atoms, source)
+    diameters = covalent_radii[shown.numbers]  # half the covalent radius leaves bonds visible
+    # napari slices points half a data unit around the plane; one data unit of the largest
+    # diameter keeps every sphere that the plane cuts.
+    unit = float(diameters.max(initial=0.3))
     kwargs = {
         **FRAME,
         "name": _name(source, atoms, "atoms"),
+        "scale": (unit,) * 3,
         "features": {"element": np.array(shown.get_chemical_symbols(), dtype=object)},
         "face_color": jmol_colors[shown.numbers],
         "border_color": "black",
         "border_width": 0.05,
-        "size": covalent_radii[shown.numbers],  # a diameter: half the covalent radius shows bonds
-        "shading": "spherical",
-        "out_of_slice_display": True,
+        "size": diameters / unit,
+        **SPHERES,
         "metadata": {"vox3d": atoms, "provenance": {"source": getattr(source, "source", "")}},
     }
-    return shown.positions[:, ::-1].copy(), {**kwargs, **overrides}, "points"
+    return shown.positions[:, ::-1] / unit, {**kwargs, **overrides}, "points"
 
 
 def cell_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
@@ -208,14 +215,13 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
         "scale": size,
         "translate": np.zeros(3) if volume is None else volume.origin,
         "features": features,
-        "size": np.full(len(picks), 2 * radii / size.mean()),  # napari scales sizes by the mean
+        "size": np.full(len(picks), 2 * radii / size[-1]),  # napari multiplies by the last scale
         "face_color": "class",
         "face_color_cycle": class_colours([*names, *picks.classes]),
         "border_color": "white",
         "border_width": 0.04,
         "opacity": 0.7,
-        "shading": "spherical",
-        "out_of_slice_display": True,
+        **SPHERES,
         "metadata": {"vox3d": picks, "provenance": dict(picks.metadata)},
     }
     return picks.positions / size, {**kwargs, **overrides}, "points"
@@ -249,6 +255,23 @@ def score_layer(score_map: Volume, *, classes: Sequence[str] | None = None,
         "visible": False,
     }
     return volume_layer(score_map, **{**look, **overrides})
+
+
+def show_whole_spheres(viewer: ViewerModel, picks: Picks) -> None:
+    """Let the slices of a viewer be thick enough that picks show wherever the plane cuts them.
+
+    Images are not affected: they show the plane itself. Slices never get thinner.
+
+    Parameters
+    ----------
+    viewer
+        Viewer that shows, or is about to show, `picks_layer`.
+    picks
+        Picks with the largest particle.
+    """
+    diameter = DEFAULT_DIAMETER if picks.radii is None else 2 * picks.radii.max(initial=0)
+    viewer.dims.ndim = max(viewer.dims.ndim, 3)
+    viewer.dims.thickness = tuple(max(diameter, old) for old in viewer.dims.thickness)
 
 
 def class_colours(classes: Iterable[str]) -> dict[str, str]:
@@ -345,7 +368,7 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None) -> Picks:
         labels=_labels(features, len(world)),
         scores=features["score"].to_numpy(float) if "score" in features else None,
         angles=np.stack(angles, axis=1) if len(angles) == 3 else None,
-        radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step, axis=1).mean(),
+        radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step[-1]),
         **frame,
     )
 
