@@ -1,0 +1,285 @@
+"""Files in and out: one module per format behind one front door.
+
+Volumes, picks and structures are found by the file's name, and by its content where the name
+says nothing. Format modules are imported when they are first needed.
+"""
+
+from __future__ import annotations
+
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.aside import write_aside
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+    from napari_vox3d.picks import Picks
+    from napari_vox3d.volume import Volume
+
+__all__ = [
+    "kind_of",
+    "read_atoms",
+    "read_picks",
+    "read_volume",
+    "read_volumes",
+    "write_aside",
+    "write_picks",
+    "write_volume",
+]
+
+# Order matters: CHGCAR.cube is a cube file, and CHGCAR.mrc is an MRC file.
+_GRID_FORMATS = ("mrc", "cube", "vasp")
+_PICK_FORMATS = {
+    "relion5": ("star", ".star"),
+    "relion4": ("star", ".star"),
+    "copick": ("copick", ".json"),
+    "csv": ("table", ".csv"),
+    "coords": ("coords", ".coords"),
+}
+_PICK_SUFFIXES = {suffix: name for name, (_, suffix) in reversed(_PICK_FORMATS.items())}
+_VOLUME_NAMES = ".mrc .mrcs .map .rec .st .ali .ccp4, CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp, .cube"
+_PICK_NAMES = ".star (relion5, relion4), .json (copick), .csv, .coords"
+
+
+def kind_of(path: str | Path) -> Literal["volume", "picks", "structure"]:
+    """Say what a file holds, from its name and, where that says nothing, its content.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, unreadable, empty, or of no known kind.
+    """
+    file_format = _format_of(_readable(path))
+    if file_format in _PICK_FORMATS:
+        return "picks"
+    return "structure" if file_format == "structures" else "volume"
+
+
+def read_volumes(path: str | Path) -> list[Volume]:
+    """Read every grid of a volume file.
+
+    Parameters
+    ----------
+    path
+        MRC (.mrc .mrcs .map .rec .st .ali .ccp4), VASP (CHGCAR, CHG, AECCAR, PARCHG, ELFCAR,
+        LOCPOT, .vasp) or Gaussian cube, plain or compressed.
+
+    Returns
+    -------
+    list of Volume
+        One per grid: the members of a volume stack, the spin channels of a VASP file.
+        Uncompressed MRC files are memory-mapped, not read.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, unreadable, empty, damaged, or holds no grid.
+    """
+    path = _readable(path)
+    file_format = _format_of(path)
+    if file_format == "structures":
+        raise FormatError(
+            path,
+            "holds a structure and no grid",
+            hint="Predict its ELF with `vox3d elf` or the Predict ELF window.",
+        )
+    if file_format in _PICK_FORMATS:
+        raise FormatError(path, "holds picks and no grid", hint="Open it with read_picks.")
+    with _clear_errors(path):
+        return _module(file_format).read(path)
+
+
+def read_volume(path: str | Path) -> Volume:
+    """Read the first grid of a volume file; see `read_volumes`."""
+    return read_volumes(path)[0]
+
+
+def write_volume(path: str | Path, volume: Volume) -> None:
+    """Write a volume in the format that the file's name says.
+
+    Raises
+    ------
+    FormatError
+        If the name says no volume format, the format cannot hold this volume, or the file cannot
+        be written.
+    """
+    path = Path(path)
+    file_format = _grid_format_by_name(path)
+    if file_format is None:
+        raise FormatError(
+            path,
+            "does not have the name of a volume file",
+            hint=f"Names that can be written: {_VOLUME_NAMES}.",
+        )
+    _module(file_format).write(path, volume)
+
+
+def read_picks(path: str | Path, volume: Volume | None = None) -> Picks:
+    """Read particle picks.
+
+    Parameters
+    ----------
+    path
+        .star (RELION 5, RELION 4 and others), .json (copick), .csv or .coords.
+    volume
+        The tomogram the picks belong to. It gives voxel size and shape where the file lacks
+        them, and the name by which a file of several tomograms is searched.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, damaged or of another kind, or if it can only be understood with
+        its tomogram and `volume` is None.
+    """
+    path = _readable(path)
+    suffix = path.suffix.lower()
+    if suffix not in _PICK_SUFFIXES:
+        raise FormatError(path, "is not a known pick file", hint=f"Known: {_PICK_NAMES}.")
+    with _clear_errors(path):
+        return _pick_module(_PICK_SUFFIXES[suffix]).read(path, volume)
+
+
+def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> list[Path]:
+    """Write particle picks in the format that the file's name, or `format`, says.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    picks
+        Picks of one tomogram.
+    format
+        ``"relion5"`` (default for .star), ``"relion4"``, ``"copick"``, ``"csv"``, ``"coords"``.
+
+    Returns
+    -------
+    list of Path
+        The files written: `path` alone, or for copick one file per class, because a copick file
+        holds one class.
+
+    Raises
+    ------
+    FormatError
+        If the format is unknown, lacks something that the picks do not carry, or the file cannot
+        be written.
+    """
+    path = Path(path)
+    name = format or _PICK_SUFFIXES.get(path.suffix.lower())
+    if name not in _PICK_FORMATS:
+        reason = "is not the name of a pick file" if format is None else f"no format {format!r}"
+        raise FormatError(path, reason, hint=f"Picks can be written as {_PICK_NAMES}.")
+    writer = _pick_module(name)
+    if name in ("relion4", "relion5"):
+        writer.write(path, picks, centred=name == "relion5")
+    elif name == "copick":
+        return writer.write(path, picks)
+    else:
+        writer.write(path, picks)
+    return [path]
+
+
+def read_atoms(path: str | Path) -> Atoms:
+    """Read a crystal or molecule from a structure file or from a volume file that carries one.
+
+    Parameters
+    ----------
+    path
+        POSCAR, CONTCAR, CIF, or any VASP or cube volume.
+
+    Returns
+    -------
+    ase.Atoms
+        Positions and cell in Å, Cartesian x, y, z.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, unreadable, or holds no atoms.
+    """
+    path = _readable(path)
+    file_format = _format_of(path)
+    if file_format == "mrc" or file_format in _PICK_FORMATS:
+        raise FormatError(path, "holds no atoms", hint="Give a POSCAR, a CIF or a VASP volume.")
+    with _clear_errors(path):
+        return _module("structures").read_atoms(path)
+
+
+def _module(name: str) -> Any:
+    return import_module(f"{__name__}.{name}")
+
+
+def _pick_module(file_format: str) -> Any:
+    return _module(_PICK_FORMATS[file_format][0])
+
+
+def _format_of(path: Path) -> str:
+    """Format of an existing file: a grid format, ``"structures"``, or a pick format."""
+    if path.suffix.lower() in _PICK_SUFFIXES:
+        return _PICK_SUFFIXES[path.suffix.lower()]
+    by_name = _grid_format_by_name(path)
+    # *.vasp is the one name that both structures and grids bear.
+    if by_name is not None and not _matches(path, ["*.vasp", "*.vasp.*"]):
+        return by_name
+    if by_name is None and _matches(path, _module("structures").PATTERNS):
+        return "structures"
+    with _clear_errors(path):
+        found = _module("sniffing").format_by_content(path) or by_name
+    if found is None:
+        raise FormatError(
+            path,
+            "is of no known kind",
+            hint=f"Known: {_VOLUME_NAMES}; picks {_PICK_NAMES}; POSCAR, CONTCAR and .cif.",
+        )
+    return found
+
+
+def _grid_format_by_name(path: Path) -> str | None:
+    return next((name for name in _GRID_FORMATS if _matches(path, _module(name).PATTERNS)), None)
+
+
+def _matches(path: Path, patterns: list[str]) -> bool:
+    """Suffixes match in any case, VASP's names only as VASP writes them."""
+    return any(
+        fnmatchcase(path.name.lower() if pattern.startswith("*.") else path.name, pattern)
+        for pattern in patterns
+    )
+
+
+def _readable(path: str | Path) -> Path:
+    """Return the path if there is a file with content that may be read."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            raise FormatError(path, "is a folder", hint="Give a file.")
+        if not path.exists():
+            raise FormatError(path, "does not exist")
+        empty = path.stat().st_size == 0
+    except OSError as error:
+        raise FormatError(path, f"cannot be opened ({error.strerror})") from error
+    if empty:
+        raise FormatError(path, "is empty")
+    if not os.access(path, os.R_OK):
+        raise FormatError(path, "may not be read (permission denied)")
+    return path
+
+
+@contextmanager
+def _clear_errors(path: Path) -> Iterator[None]:
+    """Turn what damaged compressed data and the file system raise into a `FormatError`."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(path, f"holds damaged compressed data ({error})") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "is not the text file that its name promises") from error
+    except OSError as error:
+        raise FormatError(path, f"cannot be read ({error.strerror or error})") from error

@@ -1,0 +1,41 @@
+"""Writing a file so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from secrets import token_hex
+
+from napari_vox3d.errors import FormatError
+
+
+@contextmanager
+def write_aside(path: str | Path) -> Iterator[Path]:
+    """Give the path of a temporary file that takes the place of `path` when all went well.
+
+    The temporary file lies in the same folder. On success it is flushed to disk and renamed over
+    `path`; on any exception, `Cancelled` included, it is removed and `path` stays as it was.
+
+    Raises
+    ------
+    FormatError
+        If the folder is missing or may not be written to, `path` is a folder, or the disk is full.
+    """
+    target = Path(path).resolve()
+    if target.is_dir():
+        raise FormatError(path, "is a folder, so no file of that name can be written")
+    if not target.parent.is_dir():
+        raise FormatError(path, "cannot be written because its folder does not exist")
+    aside = target.with_name(f".{target.name[:100]}.{token_hex(4)}.part")
+    try:
+        aside.touch(exist_ok=False)
+        yield aside
+        with aside.open("rb+") as file:
+            os.fsync(file.fileno())
+        aside.replace(target)
+    except OSError as error:
+        raise FormatError(path, f"cannot be written ({error.strerror or error})") from error
+    finally:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,58 @@
+"""Compressed files: told apart by their first bytes, written by their last suffix."""
+
+from __future__ import annotations
+
+import bz2
+import gzip
+import lzma
+from collections.abc import Callable
+from pathlib import Path
+from typing import IO, Any
+
+_MAGIC: dict[bytes, Callable[..., Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+_SUFFIXES: dict[str, Callable[..., Any]] = {
+    ".gz": gzip.open,
+    ".bz2": bz2.open,
+    ".xz": lzma.open,
+}
+COMPRESSED_SUFFIXES = tuple(_SUFFIXES)
+
+
+def is_compressed(path: str | Path) -> bool:
+    """True if the file begins like gzip, bzip2 or xz, whatever its name."""
+    return _opener(path) is not None
+
+
+def open_bytes(path: str | Path) -> IO[bytes]:
+    """Open a file for reading bytes, decompressing gzip, bzip2 and xz by their magic bytes.
+
+    Damaged compressed data raise `EOFError`, `OSError`, `zlib.error` or `lzma.LZMAError` on
+    reading; `napari_vox3d.formats` turns these into a `FormatError`.
+    """
+    opener = _opener(path)
+    return Path(path).open("rb") if opener is None else opener(path, "rb")
+
+
+def create_bytes(path: str | Path, name: str) -> IO[bytes]:
+    """Open a file for writing bytes, compressed if `name` ends in .gz, .bz2 or .xz.
+
+    `path` and `name` differ when a file is written aside and renamed to `name` later.
+    """
+    opener = _SUFFIXES.get(Path(name).suffix.lower())
+    return Path(path).open("wb") if opener is None else opener(path, "wb")
+
+
+def plain_name(path: str | Path) -> str:
+    """File name without a compression suffix: ``"map.mrc"`` for ``"data/map.mrc.gz"``."""
+    path = Path(path)
+    return path.stem if path.suffix.lower() in _SUFFIXES else path.name
+
+
+def _opener(path: str | Path) -> Callable[..., Any] | None:
+    with Path(path).open("rb") as file:
+        start = file.read(max(map(len, _MAGIC)))
+    return next((opener for magic, opener in _MAGIC.items() if start.startswith(magic)), None)

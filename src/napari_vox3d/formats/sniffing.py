@@ -1,0 +1,77 @@
+"""What a file holds when its name does not say."""
+
+from __future__ import annotations
+
+from itertools import islice
+from pathlib import Path
+from typing import IO
+
+from napari_vox3d.formats.compression import open_bytes
+
+_LONGEST_LINE = 10_000
+
+
+def format_by_content(path: Path) -> str | None:
+    """Name the format of a file from its first lines.
+
+    Returns
+    -------
+    str or None
+        ``"mrc"``, ``"cube"``, ``"vasp"`` (a structure followed by a grid), ``"structures"`` (a
+        POSCAR), or None.
+    """
+    from napari_vox3d.formats import mrc
+
+    with open_bytes(path) as file:
+        head = file.read(1024)
+        if mrc.is_header(head):
+            return "mrc"
+        if b"\0" in head:
+            return None
+        file.seek(0)
+        lines = [_line(file) for _ in range(7)]
+        if _is_cube(lines):
+            return "cube"
+        count = _atom_count(lines)
+        if count is None:
+            return None
+        return "vasp" if _has_grid(file, count) else "structures"
+
+
+def _line(file: IO[bytes]) -> list[str]:
+    return file.readline(_LONGEST_LINE).decode("ascii", "replace").split()
+
+
+def _numbers(words: list[str], kind: type = float) -> list[float]:
+    """Leading numbers of a line."""
+    numbers = []
+    for word in words:
+        try:
+            numbers.append(kind(word))
+        except ValueError:
+            break
+    return numbers
+
+
+def _is_cube(lines: list[list[str]]) -> bool:
+    """Lines 3 to 6 of a cube file are an integer and three numbers each."""
+    return all(
+        len(_numbers(words)) in (4, 5) and bool(_numbers(words[:1], int)) for words in lines[2:6]
+    )
+
+
+def _atom_count(lines: list[list[str]]) -> int | None:
+    """Atoms that the head of a POSCAR announces, or None if it is none."""
+    if len(_numbers(lines[1])) not in (1, 3) or any(len(_numbers(w)) < 3 for w in lines[2:5]):
+        return None
+    counts = _numbers(lines[5], int) or _numbers(lines[6], int)
+    return int(sum(counts)) or None
+
+
+def _has_grid(file: IO[bytes], atoms: int) -> bool:
+    """True if a line of three integers stands alone soon after the positions."""
+    for _ in range(atoms):
+        file.readline(_LONGEST_LINE)
+    rest = islice(iter(lambda: file.readline(_LONGEST_LINE), b""), 8)
+    lines = [line.decode("ascii", "replace").split() for line in rest]
+    return any(len(words) == 3 and len(_numbers(words, int)) == 3 for words in lines)
