@@ -1,0 +1,73 @@
+"""Crystal structures: POSCAR, CONTCAR and VASP volumes here, everything else through ASE."""
+
+from __future__ import annotations
+
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats import vasp
+from napari_vox3d.formats.compression import open_bytes, plain_name
+from napari_vox3d.formats.poscar import Lines, parse_poscar
+
+if TYPE_CHECKING:
+    from ase import Atoms
+
+_POSCARS = ["*POSCAR*", "*CONTCAR*", "*.poscar"]
+PATTERNS = [
+    *_POSCARS,
+    *("*.cif", "*.xyz", "*.extxyz", "*.xsf", "*.cell", "*.res", "*.pdb", "*.gen", "*.json"),
+]
+
+
+def read_atoms(path: str | Path) -> Atoms:
+    """Read a periodic structure.
+
+    Parameters
+    ----------
+    path
+        POSCAR, CONTCAR, any VASP volume (its grid is not read), or any file that ASE reads, such
+        as CIF; the last structure of several. Plain or compressed.
+
+    Returns
+    -------
+    ase.Atoms
+        Periodic along all three lattice vectors.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be understood, holds no atoms, or has no cell or one without volume.
+    """
+    path = Path(path)
+    name = plain_name(path)
+    if any(fnmatchcase(name, pattern) for pattern in (*_POSCARS, *vasp.PATTERNS)):
+        with open_bytes(path) as file:
+            atoms = parse_poscar(Lines(path, file))
+    else:
+        atoms = _read_with_ase(path)
+    if not len(atoms):
+        raise FormatError(path, "holds no atoms")
+    if abs(np.linalg.det(atoms.cell.array)) < 1e-9:
+        raise FormatError(
+            path,
+            "has no unit cell, or one without volume",
+            hint="Densities and the ELF are computed in a periodic cell: add one to the file.",
+        )
+    atoms.pbc = True
+    return atoms
+
+
+def _read_with_ase(path: Path) -> Atoms:
+    from ase.io import read
+
+    try:
+        return read(path)
+    except OSError:
+        raise
+    except Exception as error:  # ASE's parsers raise whatever goes wrong in them
+        reason = f"cannot be read as a structure ({type(error).__name__}: {error})"
+        raise FormatError(path, reason) from error
