@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from napari_vox3d.density.grids import grid_shape
 from napari_vox3d.density.promolecule import tsirelson_stash_elf
 from napari_vox3d.density.superposition import (
-    grid_shape,
     superpose_atoms,
     supported_elements,
     valence_electrons,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_vox3d.density.superposition import half_frequencies
+from napari_vox3d.density.grids import half_frequencies
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.volume import Volume
 
-_BOHR = 0.529177210903  # Å
-_VACUUM = 1e-6  # e/bohr³: below it, ringing of the density is as large as the density
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_VACUUM = 1e-5  # e/Å³: below it, ringing of the density is as large as the density
 
 
 def tsirelson_stash_elf(volume: Volume) -> Volume:
@@ -23,7 +25,7 @@ def tsirelson_stash_elf(volume: Volume) -> Volume:
 
     so that no orbitals are needed: V. G. Tsirelson and A. Stash, Chem. Phys. Lett. 351 (2002)
     142. Derivatives are taken in reciprocal space in the true cell. Where the density is below
-    1e-6 e/bohr³ (vacuum) the result is 0.
+    1e-5 e/Å³ (vacuum) the result is 0.
 
     Parameters
     ----------
@@ -47,10 +49,10 @@ def tsirelson_stash_elf(volume: Volume) -> Volume:
             f"The Tsirelson–Stash ELF needs a density in e/Å³, not {volume.quantity} in "
             f"{volume.unit or 'no unit'}."
         )
-    density = np.asarray(volume.values, np.float64) * _BOHR**3
-    gradient_squared, laplacian = _derivatives(density, volume.lattice / _BOHR)
+    density = np.asarray(volume.values, np.float64)
+    gradient_squared, laplacian = _derivatives(density, volume.lattice)
     floored = np.maximum(density, _VACUUM)
-    homogeneous = 0.3 * (3 * np.pi**2) ** (2 / 3) * floored ** (5 / 3)
+    homogeneous = homogeneous_kinetic_energy(floored)
     # kinetic energy density less the bosonic part |∇ρ|²/8ρ
     excess = homogeneous - gradient_squared / (9 * floored) + laplacian / 6
     elf = 1 / (1 + (excess / homogeneous) ** 2)
@@ -65,7 +67,14 @@ def tsirelson_stash_elf(volume: Volume) -> Volume:
     )
 
 
-def _derivatives(values: np.ndarray[Any, Any], lattice: np.ndarray[Any, Any]) -> tuple[Any, Any]:
+def homogeneous_kinetic_energy(density: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Thomas–Fermi kinetic energy density of `density` (in ħ²/m, any unit of length)."""
+    return 0.3 * (3 * np.pi**2) ** (2 / 3) * density ** (5 / 3)
+
+
+def _derivatives(
+    values: NDArray[np.float64], lattice: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """|∇ρ|² and ∇²ρ of periodic (c, b, a) `values`; rows of `lattice` are a, b, c."""
     coefficients = np.fft.rfftn(values)
     axes = [

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_vox3d.density.grids import grid_shape, half_frequencies
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
     from ase import Atoms
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
     from scipy.interpolate import CubicSpline
 
 _TABLE = Path(__file__).parent / "tables" / "form_factors.npz"
@@ -42,39 +43,6 @@ def valence_electrons(atoms: Atoms) -> float:
     """Sum of the valence electrons of the neutral atoms, as the tables count them."""
     factors = _form_factors()
     return float(sum(factors[symbol](0.0) for symbol in atoms.get_chemical_symbols()))
-
-
-def grid_shape(lattice: ArrayLike, spacing: float) -> tuple[int, int, int]:
-    """Even FFT-friendly number of points along c, b, a that is at least as fine as `spacing`.
-
-    Parameters
-    ----------
-    lattice
-        (3, 3) Å: rows a, b, c.
-    spacing
-        Å: largest distance of neighbouring points along each edge.
-
-    Returns
-    -------
-    tuple
-        Points along (c, b, a), each 2 times a product of 2, 3 and 5.
-    """
-    lengths = np.linalg.norm(np.asarray(lattice, float), axis=1)[::-1]
-    c, b, a = (_smooth_even(length / spacing) for length in lengths)
-    return c, b, a
-
-
-def _smooth_even(least: float) -> int:
-    """Smallest even product of 2, 3 and 5 that is not below `least` (to 1e-6 of a point)."""
-    n = max(1, int(np.ceil(least / 2 - 1e-6)))
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return 2 * n
-        n += 1
 
 
 def superpose_atoms(
@@ -199,12 +167,6 @@ def _fourier_coefficients(atoms: Atoms, shape: tuple[int, ...]) -> NDArray[np.co
             # the Nyquist plane stands for +n/2 and -n/2 at once; leaving it out keeps symmetry
             result[(slice(None),) * axis + (points // 2,)] = 0
     return result
-
-
-def half_frequencies(shape: tuple[int, ...]) -> tuple[Any, Any, Any]:
-    """Integer frequencies along c, b and the half axis a, ordered as in `numpy.fft.rfftn`."""
-    c, b, a = shape
-    return np.fft.fftfreq(c, 1 / c), np.fft.fftfreq(b, 1 / b), np.fft.rfftfreq(a, 1 / a)
 
 
 def _evaluate(element: str, q: NDArray[np.float64]) -> NDArray[np.float64]:
