@@ -1,0 +1,162 @@
+"""`ModelCard`: what a model is, what it eats, and how good it was found to be."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from napari_vox3d.errors import ModelError
+
+Task = Literal["elf", "picking"]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NetworkSpec(_Entry):
+    """The network, as `napari_vox3d.networks.build` takes it."""
+
+    name: str = Field(description="Name of the network class.")
+    arguments: dict[str, Any] = Field(default={}, description="Its arguments.")
+
+
+class ELFInput(_Entry):
+    """What an ELF model is given."""
+
+    spacing: Positive | None = Field(
+        default=None, description="Å of the grid it was trained on; None: any grid will do."
+    )
+    channels: list[str] = Field(
+        default=["sad"],
+        min_length=1,
+        description='Input channels in order, such as "sad", "log_sad" or "promolecular_elf".',
+    )
+    density: Literal["promolecular", "elfnet"] = Field(
+        default="promolecular",
+        description="Atomic densities of the SAD: this package's own tables, or those of ELFNet, "
+        "which only their owner can supply; a model works with the ones it was trained on.",
+    )
+
+
+class PickingInput(_Entry):
+    """What a picking model is given."""
+
+    voxel_size: Positive = Field(description="Å of the tomograms it was trained on.")
+    normalisation: Literal["zscore", "robust", "none"] = Field(
+        default="zscore",
+        description="Of the whole tomogram: mean and deviation, median and quartiles, or none.",
+    )
+    contrast: Literal["dark", "bright"] = Field(
+        default="dark", description="Whether particles are darker or brighter than the solvent."
+    )
+
+
+class ParticleClass(_Entry):
+    """One kind of particle a picking model knows."""
+
+    name: str = Field(min_length=1)
+    radius: Positive = Field(description="Å.")
+    colour: str = Field(pattern=r"^#[0-9a-fA-F]{6}$", description="Like #1f77b4.")
+    threshold: float = Field(default=0.5, ge=0, le=1, description="Score a pick needs.")
+    min_distance: Positive | None = Field(
+        default=None, description="Å between two picks; None: the radius."
+    )
+
+
+class MetricTable(_Entry):
+    """Measured figures, baselines beside them, and the data they were measured on."""
+
+    data: str = Field(min_length=1, description="Which data, and how it was held out.")
+    rows: list[dict[str, str | int | float | None]] = Field(min_length=1)
+
+
+class ModelCard(_Entry):
+    """Everything about a model but its weights.
+
+    A weight-free model such as ``"promolecule"`` has neither `network` nor `sha256`; its card is
+    a JSON file alone, for example::
+
+        {"name": "promolecule", "title": "Promolecular ELF", "task": "elf",
+         "input": {"channels": ["sad"], "density": "promolecular"},
+         "training": "None: computed from the superposed density by Tsirelson and Stash (2002).",
+         "licence": "BSD-3-Clause", "version": "1", "description": "..."}
+
+    Raises
+    ------
+    pydantic.ValidationError
+        If a field is unknown, missing or out of range, or the fields contradict each other;
+        `ModelCard.read` turns it into a `ModelError`.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="For scripts and files.")
+    title: str = Field(min_length=1, description="For menus and tables.")
+    task: Task
+    default: bool = Field(default=False, description="Taken when a user names no model.")
+    network: NetworkSpec | None = Field(default=None, description="None: needs no weights.")
+    input: ELFInput | PickingInput
+    classes: list[ParticleClass] = Field(
+        default=[], description="In the order of the network's outputs, background left out."
+    )
+    background: int | None = Field(
+        default=None, ge=0, description="Index of the background among the network's outputs."
+    )
+    training: str = Field(min_length=1, description="What it was trained on, honestly.")
+    metrics: list[MetricTable] = []
+    licence: str = Field(min_length=1, description="Of the weights, as an SPDX name if there is.")
+    sha256: str | None = Field(
+        default=None, pattern=r"^[0-9a-f]{64}$", description="Of the weights file."
+    )
+    version: str = Field(min_length=1)
+    description: str = ""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> ModelCard:
+        if not isinstance(self.input, _INPUTS[self.task]):
+            raise ValueError(f"the input does not describe a model for {self.task}")
+        if self.network is None and self.sha256 is not None:
+            raise ValueError("there are weights (sha256) but no network")
+        if (self.task == "picking") != bool(self.classes):
+            raise ValueError("classes belong to picking models, which need at least one")
+        names = [kind.name for kind in self.classes]
+        if len(set(names)) < len(names):
+            raise ValueError("two classes have the same name")
+        if self.background is not None and self.background > len(names):
+            raise ValueError(f"background {self.background} is not one of {len(names) + 1} outputs")
+        return self
+
+    @classmethod
+    def read(cls, path: str | Path) -> ModelCard:
+        """Read a card from a JSON file.
+
+        Raises
+        ------
+        ModelError
+            If the file cannot be read or is not a card; it names the file and the field.
+        """
+        try:
+            text = Path(path).read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path}: cannot be read ({error.strerror}).") from error
+        try:
+            return cls.model_validate_json(text, strict=True)
+        except ValidationError as error:
+            raise ModelError(f"{path}: {_first_problem(error)}. Mend the card.") from error
+
+    def to_json(self) -> str:
+        """Text of the card file."""
+        return self.model_dump_json(indent=2, exclude_none=True) + "\n"
+
+
+_INPUTS = {"elf": ELFInput, "picking": PickingInput}
+
+
+def _first_problem(error: ValidationError) -> str:
+    problem, *others = error.errors(include_url=False)
+    place = ".".join(str(part) for part in problem["loc"])
+    more = f" (and {len(others)} more)" if others else ""
+    message = problem["msg"].removeprefix("Value error, ")
+    return (f"field {place}: " if place else "") + message + more
