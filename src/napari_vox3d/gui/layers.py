@@ -7,7 +7,6 @@ keyword arguments, layer type), so nothing here imports napari.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -56,12 +55,6 @@ def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
     LayerData
         (data, keyword arguments, ``"image"``).
     """
-    if not volume.calibrated:
-        warnings.warn(
-            f"{volume.name or 'This volume'} does not state its voxel size; it is shown with 1 Å "
-            "voxels. Set the scale of the layer to the true voxel size.",
-            stacklevel=2,
-        )
     shown = _shown(volume)
     name = volume.name or volume.quantity
     kwargs = {

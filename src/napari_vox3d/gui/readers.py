@@ -1,0 +1,153 @@
+"""napari reader: files to layers, over the functions of `napari_vox3d.formats`."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from napari_vox3d.errors import FormatError, Vox3dError
+from napari_vox3d.formats import kind_of, read_atoms, read_picks, read_volumes
+from napari_vox3d.gui import layers
+
+if TYPE_CHECKING:
+    from napari_vox3d.gui.layers import LayerData
+    from napari_vox3d.volume import Volume
+
+Paths = str | Sequence[str]
+
+# Pick formats with a general suffix open only if the first 64 kB hold one of these words.
+PICK_MARKS = {
+    ".star": (b"Coordinate",),
+    ".json": (b"pickable_object_name",),
+    ".csv": (b"z_angstrom", b"z_px"),
+    ".coords": (b"",),
+}
+
+
+def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:
+    """Offer to read a file or several; the hook that npe2 calls.
+
+    Parameters
+    ----------
+    path
+        File, or files to open one after another.
+
+    Returns
+    -------
+    callable or None
+        `read_layers`, or None if one of the files is not for us.
+    """
+    return read_layers if all(_is_ours(Path(one)) for one in _listed(path)) else None
+
+
+def read_layers(path: Paths) -> list[LayerData]:
+    """Read volumes, structures and picks as layers.
+
+    Warnings of the formats, such as an unknown voxel size, become napari notifications. So do
+    errors while the window is in use, where napari would hide them behind its own sentence.
+
+    Parameters
+    ----------
+    path
+        File or files.
+
+    Returns
+    -------
+    list of LayerData
+        For each file: its grids, cell and atoms, or its picks; ``[(None,)]``, napari's sign for
+        nothing to show, after an error in the window.
+
+    Raises
+    ------
+    Vox3dError
+        If a file cannot be read, except when the window is in use.
+    """
+    from napari.utils.notifications import show_error, show_warning
+
+    shown: list[LayerData] = []
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            for one in _listed(path):
+                shown += _read_one(Path(one))
+        except Vox3dError as error:
+            if not _window_in_use():
+                raise
+            show_error(str(error))
+    for warning in caught:
+        show_warning(str(warning.message))
+    return shown or [(None,)]
+
+
+def _read_one(path: Path) -> list[LayerData]:
+    kind = kind_of(path)
+    if kind == "picks":
+        return _read_picks(path)
+    if kind == "structure":
+        return layers.structure_layers(read_atoms(path), name=path.name, source=str(path))
+    return layers.volume_layers(read_volumes(path))
+
+
+def _read_picks(path: Path) -> list[LayerData]:
+    import napari
+
+    viewer = napari.current_viewer()
+    tomogram = None if viewer is None else _open_tomogram(viewer)
+    picks = read_picks(path, tomogram)
+    if viewer is not None:
+        layers.show_whole_spheres(viewer, picks)
+    return [layers.picks_layer(picks, tomogram, name=path.stem)]
+
+
+def _open_tomogram(viewer: layers.ViewerModel) -> Volume | None:
+    """Tomogram that picks are dropped on: the active image layer, or the only one."""
+    tomograms = {
+        layer: layer.metadata["vox3d"]
+        for layer in viewer.layers
+        if isinstance(layer.metadata.get("vox3d"), layers.Volume)
+        and layer.metadata["vox3d"].quantity == "density"
+        and layer.metadata["vox3d"].is_orthogonal
+    }
+    active = viewer.layers.selection.active
+    if active in tomograms or len(tomograms) == 1:
+        chosen = active if active in tomograms else next(iter(tomograms))
+        return layers.volume_from_layer(chosen)
+    return None
+
+
+def _is_ours(path: Path) -> bool:
+    marks = PICK_MARKS.get(path.suffix.lower())
+    if marks is not None:
+        return _starts_with_any(path, marks)
+    try:
+        kind_of(path)
+    except FormatError as error:
+        # An empty or forbidden file deserves its own sentence rather than "no reader".
+        return path.is_file() and "no known kind" not in error.reason
+    return True
+
+
+def _starts_with_any(path: Path, marks: Sequence[bytes]) -> bool:
+    try:
+        with path.open("rb") as file:
+            head = file.read(1 << 16)
+    except OSError:
+        return False
+    return any(mark in head for mark in marks)
+
+
+def _listed(path: Paths) -> list[str]:
+    return [path] if isinstance(path, str | Path) else list(path)
+
+
+def _window_in_use() -> bool:
+    """Whether a user works with the window, so that an error has somebody to be shown to."""
+    import napari
+
+    if napari.current_viewer() is None:
+        return False
+    from qtpy.QtCore import QThread
+
+    return QThread.currentThread().loopLevel() > 0

@@ -1,0 +1,66 @@
+"""napari writers: image layers to volume files, points layers to pick files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from napari_vox3d.formats import write_picks, write_volume
+from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+
+
+def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write an image layer as MRC, VASP or cube, whichever the name says.
+
+    Parameters
+    ----------
+    path
+        File to write: .mrc .map .rec, .vasp, CHGCAR, ELFCAR, LOCPOT, or .cube.
+    data
+        Values of the layer.
+    meta
+        Its attributes. The native grid is written, not the box that is shown of it.
+
+    Returns
+    -------
+    list of str
+        The file written.
+
+    Raises
+    ------
+    Vox3dError
+        If the layer is not one volume or the format cannot hold it.
+    """
+    write_volume(path, volume_from_layer(_layer(data, meta, "image")))
+    return [path]
+
+
+def write_points(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
+    """Write a points layer as RELION .star, copick .json, .csv or .coords.
+
+    Parameters
+    ----------
+    path
+        File to write; its suffix is the format.
+    data
+        (N, 3) positions of the layer.
+    meta
+        Its attributes.
+
+    Returns
+    -------
+    list of str
+        The files written.
+
+    Raises
+    ------
+    Vox3dError
+        If the points are not three-dimensional or the format lacks something it needs.
+    """
+    written = write_picks(path, picks_from_layer(_layer(data, meta, "points")))
+    return [str(file) for file in written]
+
+
+def _layer(data: Any, meta: dict[str, Any], layer_type: str) -> Any:
+    from napari.layers import Layer
+
+    return Layer.create(data, meta, layer_type)

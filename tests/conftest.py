@@ -1,0 +1,34 @@
+"""Tests run with a display, with a virtual one, and with none at all."""
+
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+WITHOUT_DISPLAY = sys.platform == "linux" and not (
+    os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+)
+if WITHOUT_DISPLAY:
+    os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
+os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp(prefix="napari-")) / "settings.yaml")
+os.environ["NAPARI_ENSURE_PLUGIN_MAIN_THREAD"] = "1"
+
+
+@pytest.fixture(autouse=True)
+def _no_graphics(request, monkeypatch):
+    """Let viewers open where Qt has no OpenGL context to ask for its limits."""
+    if not WITHOUT_DISPLAY or "make_napari_viewer" not in request.fixturenames:
+        return
+    import napari._vispy.canvas
+    import napari._vispy.layers.image  # noqa: F401
+
+    stand_ins = {
+        "get_gl_extensions": lambda: "GL_ARB_texture_float",
+        "get_max_texture_sizes": lambda: (16384, 2048),
+    }
+    for module in [m for name, m in sys.modules.items() if name.startswith("napari._vispy")]:
+        for name, stand_in in stand_ins.items():
+            if hasattr(module, name):
+                monkeypatch.setattr(module, name, stand_in)
