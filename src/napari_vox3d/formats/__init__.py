@@ -46,7 +46,10 @@ _PICK_FORMATS = {
     "coords": ("coords", ".coords"),
 }
 _PICK_SUFFIXES = {suffix: name for name, (_, suffix) in reversed(_PICK_FORMATS.items())}
-_VOLUME_NAMES = ".mrc .mrcs .map .rec .st .ali .ccp4, CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp, .cube"
+_VOLUME_NAMES = (
+    ".mrc .mrcs .map .rec .st .ali .ccp4; "
+    "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube"
+)
 _PICK_NAMES = ".star (relion5, relion4), .json (copick), .csv, .coords"
 
 

@@ -1,0 +1,285 @@
+"""Picks in STAR files: RELION 5, RELION 4, and the simple tables of other programs.
+
+RELION 5 writes Å relative to a centre that it defines as ``size / 2 - 1`` in voxels of the tilt
+series (``relion/tomography_python_programs/get_particle_poses``). RELION 4 and others write voxel
+indices counted from 0, of the tilt series' pixel size where the file names one, else of the
+tomogram. RELION has no class names; these files carry them in the column ``vox3dClass``, which
+RELION keeps and ignores, and scores in ``rlnAutopickFigureOfMerit``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.frame import (
+    UNNAMED_CLASS,
+    frame_of,
+    voxel_size_for_reading,
+    voxel_size_for_writing,
+)
+from napari_vox3d.picks import Picks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from pandas import DataFrame
+    from scipy.spatial.transform import Rotation
+
+    from napari_vox3d.volume import Volume
+
+_CENTRED = [f"rlnCenteredCoordinate{axis}Angst" for axis in "ZYX"]
+_INDEXED = ([f"rlnCoordinate{axis}" for axis in "ZYX"], ["z", "y", "x"])
+_SHIFTS = [f"rlnOrigin{axis}Angst" for axis in "ZYX"]
+_SIZES = [f"rlnTomoSize{axis}" for axis in "ZYX"]
+_ANGLES = [f"rlnAngle{name}" for name in ("Rot", "Tilt", "Psi")]
+_FRAME_ANGLES = [f"rlnTomoSubtomogram{name}" for name in ("Rot", "Tilt", "Psi")]
+_PIXEL_SIZE = "rlnTomoTiltSeriesPixelSize"
+_BINNING = "rlnTomoTomogramBinning"
+_TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
+_SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
+
+
+def read(path: str | Path, volume: Volume | None = None) -> Picks:
+    """Read the picks of one tomogram from a STAR file.
+
+    Parameters
+    ----------
+    path
+        STAR file with a block that has ``rlnCenteredCoordinate*Angst``, ``rlnCoordinate*``, or
+        ``x y z`` columns.
+    volume
+        The tomogram. Needed unless the file tells its size (RELION 5) or pixel size (others);
+        its name chooses among the tomograms of the file.
+
+    Raises
+    ------
+    FormatError
+        If this is no such file, `volume` is needed and None, or the file holds several tomograms
+        and none bears the name of `volume`.
+    """
+    path = Path(path)
+    blocks = _read_blocks(path)
+    particles = _particles(path, blocks)
+    particles, tomogram = _of_tomogram(path, particles, volume)
+    pixel_size = _number(_PIXEL_SIZE, blocks, tomogram)
+    frame = frame_of(volume) or _frame_in_file(blocks, tomogram, pixel_size)
+    if _CENTRED[0] in particles:
+        if "shape" not in frame:
+            raise FormatError(
+                path,
+                "gives positions relative to the centre of a tomogram whose size is unknown",
+                hint="Read it together with its tomogram.",
+            )
+        centre = _centre(frame["shape"], frame["voxel_size"], pixel_size)
+        positions = _columns(path, particles, _CENTRED) + centre
+    else:
+        names = next(names for names in _INDEXED if names[0] in particles)
+        size = pixel_size or voxel_size_for_reading(path, volume)
+        positions = _columns(path, particles, names) * size
+    if _SHIFTS[0] in particles:
+        positions -= _shifts(path, particles)
+    score = next((name for name in _SCORES if name in particles), None)
+    label = next((name for name in ("vox3dClass", "rlnClassNumber") if name in particles), None)
+    return Picks(
+        positions,
+        np.array(UNNAMED_CLASS if label is None else particles[label].astype(str), str),
+        None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
+        _angles(path, particles),
+        metadata={} if pixel_size is None else {"tilt_series_pixel_size": pixel_size},
+        **{**frame, "tomogram": tomogram or frame.get("tomogram", "")},
+    )
+
+
+def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
+    """Write picks for RELION.
+
+    The pixel size of the tilt series is ``picks.metadata["tilt_series_pixel_size"]`` where a file
+    gave it; without it the tomogram is taken as unbinned.
+
+    Parameters
+    ----------
+    path
+        STAR file.
+    picks
+        Picks of one tomogram.
+    centred
+        True for RELION 5 (Å from the tomogram's centre), False for RELION 4 and others (voxels).
+
+    Raises
+    ------
+    FormatError
+        If the picks do not carry the voxel size, or for RELION 5 the shape, of their tomogram,
+        or the file cannot be written.
+    """
+    import pandas as pd
+    import starfile
+
+    path = Path(path)
+    voxel_size = voxel_size_for_writing(path, picks)
+    known = picks.metadata.get("tilt_series_pixel_size")
+    pixel_size = float(known or voxel_size[-1])
+    tomogram = _relion_name(picks.tomogram) or "tomogram"
+    # One block and no optics: RELION makes a complete optics block from its own tomograms.
+    table: dict[str, Any] = {"rlnTomoName": np.full(len(picks), tomogram)}
+    if not centred:
+        table |= _table(_INDEXED[0], picks.positions / (known or voxel_size))
+    elif picks.shape is None:
+        raise FormatError(
+            path,
+            "RELION 5 counts from the centre of the tomogram, whose size these picks lack",
+            hint='Read the picks together with their tomogram, or write format "relion4".',
+        )
+    else:
+        centre = _centre(picks.shape, voxel_size, pixel_size)
+        table |= _table(_CENTRED, picks.positions - centre)
+        sizes = np.rint(np.array(picks.shape) * voxel_size / pixel_size).astype(int)
+        table |= _table(_SIZES, np.tile(sizes, (len(picks), 1)))
+        table[_BINNING] = np.full(len(picks), voxel_size[-1] / pixel_size)
+    if known or np.allclose(voxel_size, pixel_size):
+        table[_PIXEL_SIZE] = np.full(len(picks), pixel_size)
+    if picks.angles is not None:
+        table |= dict(zip(_ANGLES, picks.angles.T, strict=True))
+    table["vox3dClass"] = picks.labels
+    if not np.isnan(np.asarray(picks.scores)).all():
+        table[_SCORES[0]] = picks.scores
+    blocks = {"particles": pd.DataFrame(table)}
+    with write_aside(path) as aside:
+        starfile.write(blocks, aside, float_format="%.6f", na_rep="nan", overwrite=True)
+
+
+def _read_blocks(path: Path) -> dict[str, DataFrame]:
+    import pandas as pd
+    import starfile
+
+    try:
+        content = starfile.read(path, always_dict=True, parse_as_string=[*_TOMOGRAMS, "vox3dClass"])
+    except UnicodeDecodeError:
+        raise
+    except Exception as error:  # the parser raises whatever its parts raise
+        raise FormatError(path, f"is not a readable STAR file ({error})") from error
+    # A block without a loop comes as a dict of single values.
+    blocks = {
+        name: block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
+        for name, block in content.items()
+    }
+    if not blocks:
+        raise FormatError(path, "is not a STAR file (no data block)")
+    return blocks
+
+
+def _particles(path: Path, blocks: dict[str, DataFrame]) -> DataFrame:
+    """Return the block with particle positions."""
+    for names in (_CENTRED, *_INDEXED):
+        for block in blocks.values():
+            if set(names) <= set(block.columns):
+                return block
+    raise FormatError(
+        path,
+        "has no positions in three dimensions",
+        hint="Wanted: rlnCenteredCoordinateXAngst, rlnCoordinateX or x, and the same for y and z.",
+    )
+
+
+def _of_tomogram(path: Path, particles: DataFrame, volume: Volume | None) -> tuple[DataFrame, str]:
+    """Rows of one tomogram, and its name in the file."""
+    column = next((name for name in _TOMOGRAMS if name in particles), None)
+    if column is None or particles.empty:
+        return particles, ""
+    names = particles[column].astype(str)
+    found = list(names.unique())
+    if len(found) > 1:
+        wanted = None if volume is None else _relion_name(volume.name)
+        found = [name for name in found if _relion_name(name) == wanted]
+        if len(found) != 1:
+            raise FormatError(
+                path,
+                f"holds picks of {names.nunique()} tomograms ({', '.join(names.unique()[:5])})"
+                + ("" if volume is None else f", none of them {volume.name!r}"),
+                hint="Read it together with a tomogram of one of these names.",
+            )
+    return particles[names == found[0]], found[0]
+
+
+def _relion_name(name: str) -> str:
+    """Name of a tilt series from that of its tomogram: ``rec_TS_01.mrc`` gives ``TS_01``."""
+    return Path(name).name.split(".")[0].removeprefix("rec_")
+
+
+def _number(name: str, blocks: dict[str, DataFrame], tomogram: str) -> float | None:
+    """First value of a column in any block, of the tomogram's row where the block has names."""
+    for block in blocks.values():
+        if name in block and len(block):
+            rows = block
+            if "rlnTomoName" in block:
+                rows = block[block["rlnTomoName"].astype(str) == tomogram]
+            if len(rows):
+                return float(rows[name].iloc[0])
+    return None
+
+
+def _frame_in_file(
+    blocks: dict[str, DataFrame], tomogram: str, pixel_size: float | None
+) -> dict[str, Any]:
+    """Shape and voxel size of the tomogram, if the file tells them."""
+    if pixel_size is None:
+        return {}
+    binning = _number(_BINNING, blocks, tomogram)
+    sizes = [_number(name, blocks, tomogram) for name in _SIZES]
+    if binning is None or None in sizes:
+        return {}
+    shape = np.rint(np.array(sizes, float) / binning).astype(int)
+    return {"shape": tuple(shape.tolist()), "voxel_size": np.full(3, pixel_size * binning)}
+
+
+def _centre(
+    shape: tuple[int, ...], voxel_size: NDArray[np.float64], pixel_size: float | None
+) -> NDArray[np.float64]:
+    """(3,) Å (z, y, x): where RELION 5 counts from, relative to the first voxel's centre."""
+    return np.asarray(shape) * voxel_size / 2 - (pixel_size or voxel_size[-1])
+
+
+def _columns(
+    path: Path, particles: DataFrame, names: list[str], missing: bool = False
+) -> NDArray[np.float64]:
+    try:
+        values = particles[names].to_numpy(float)
+    except (KeyError, ValueError) as error:
+        raise FormatError(path, f"has unreadable values ({error})", where=names[0]) from None
+    if not missing and not np.isfinite(values).all():
+        raise FormatError(path, "lacks values", where=names[0])
+    return values
+
+
+def _shifts(path: Path, particles: DataFrame) -> NDArray[np.float64]:
+    """(N, 3) Å (z, y, x) that refinement found particles off their coordinates."""
+    shifts = _columns(path, particles, _SHIFTS)
+    if not set(_FRAME_ANGLES) <= set(particles.columns) or particles.empty:
+        return shifts
+    # Shifts are measured in the frame of the subtomogram.
+    return _rotation(path, particles, _FRAME_ANGLES).apply(shifts[:, ::-1], inverse=True)[:, ::-1]
+
+
+def _angles(path: Path, particles: DataFrame) -> NDArray[np.float64] | None:
+    """(N, 3) rot, tilt, psi; RELION's rotation of the subtomogram's frame is composed in."""
+    present = [names for names in (_ANGLES, _FRAME_ANGLES) if set(names) <= set(particles.columns)]
+    if not present or particles.empty:
+        return None
+    if len(present) == 1:
+        return _columns(path, particles, present[0])
+    inner, frame = (_rotation(path, particles, names) for names in present)
+    return (inner * frame).as_euler("ZYZ", degrees=True, suppress_warnings=True)
+
+
+def _rotation(path: Path, particles: DataFrame, names: list[str]) -> Rotation:
+    from scipy.spatial.transform import Rotation
+
+    return Rotation.from_euler("ZYZ", _columns(path, particles, names), degrees=True)
+
+
+def _table(names: list[str], values: NDArray[Any]) -> dict[str, NDArray[Any]]:
+    """Columns X, Y, Z of (N, 3) values (z, y, x)."""
+    return dict(zip(names[::-1], values.T[::-1], strict=True))

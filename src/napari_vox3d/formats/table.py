@@ -1,0 +1,147 @@
+"""Picks as CSV: one row per particle, with columns that say axis and unit.
+
+Columns written: ``tomogram, class, score, z_px, y_px, x_px, z_angstrom, y_angstrom, x_angstrom``,
+and, where known, ``rot, tilt, psi`` (ZYZ Euler angles in degrees) and ``radius_angstrom``. The
+voxel columns are left out when the voxel size is unknown. The tables that napari saves for points
+(``axis-0, axis-1, axis-2``, in voxels) can be read too.
+"""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.frame import UNNAMED_CLASS, frame_of, voxel_size_for_reading
+from napari_vox3d.picks import Picks
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_vox3d.volume import Volume
+
+_ANGSTROM = ("z_angstrom", "y_angstrom", "x_angstrom")
+_VOXELS = ("z_px", "y_px", "x_px")
+_NAPARI = ("axis-0", "axis-1", "axis-2")
+_ANGLES = ("rot", "tilt", "psi")
+
+
+def read(path: str | Path, volume: Volume | None = None) -> Picks:
+    """Read a table of picks.
+
+    Parameters
+    ----------
+    path
+        CSV file with a header line.
+    volume
+        The tomogram; needed if the table has no positions in Å.
+
+    Raises
+    ------
+    FormatError
+        If the columns for a position are missing, a value is no number, or the table is in
+        voxels and `volume` is None.
+    """
+    path = Path(path)
+    with path.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, skipinitialspace=True)
+        rows = list(reader)
+        columns = list(reader.fieldnames or [])
+
+    def numbers(names: tuple[str, ...]) -> NDArray[np.float64] | None:
+        return _numbers(path, rows, names) if set(names) <= set(columns) else None
+
+    def words(*names: str) -> list[str] | None:
+        name = next((name for name in names if name in columns), None)
+        return None if name is None else [row[name] or "" for row in rows]
+
+    frame = frame_of(volume)
+    positions, indices = numbers(_ANGSTROM), numbers(_VOXELS)
+    if indices is None and "axis-3" not in columns:
+        indices = numbers(_NAPARI)
+    if positions is None and indices is not None:
+        positions = indices * voxel_size_for_reading(path, volume)
+    elif positions is not None and indices is not None and volume is None:
+        frame["voxel_size"] = _ratio(positions, indices)
+    if positions is None:
+        raise FormatError(
+            path,
+            "has no columns for a position in three dimensions",
+            where="line 1",
+            hint=f"Wanted: {', '.join(_ANGSTROM)}, or {', '.join(_VOXELS)}, or napari's "
+            f"{', '.join(_NAPARI)}.",
+        )
+    if not np.isfinite(positions).all():
+        row = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
+        raise FormatError(path, "lacks a coordinate", where=f"line {row + 2}")
+    tomograms = set(words("tomogram") or []) - {""}
+    if len(tomograms) == 1 and volume is None:
+        frame["tomogram"] = tomograms.pop()
+    scores, radii = numbers(("score",)), numbers(("radius_angstrom",))
+    return Picks(
+        positions,
+        np.array(words("class", "label") or UNNAMED_CLASS),
+        None if scores is None else scores[:, 0],
+        numbers(_ANGLES),
+        None if radii is None else radii[:, 0],
+        **frame,
+    )
+
+
+def write(path: str | Path, picks: Picks) -> None:
+    """Write a table of picks; floats keep all their digits.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be written.
+    """
+    columns: dict[str, list[object]] = {
+        "tomogram": [picks.tomogram] * len(picks),
+        "class": picks.labels.tolist(),
+        "score": ["" if np.isnan(score) else score for score in np.asarray(picks.scores).tolist()],
+    }
+    if picks.voxel_size is not None:
+        columns |= _columns(_VOXELS, picks.indices)
+    columns |= _columns(_ANGSTROM, picks.positions)
+    if picks.angles is not None:
+        columns |= _columns(_ANGLES, picks.angles)
+    if picks.radii is not None:
+        columns["radius_angstrom"] = picks.radii.tolist()
+    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns)
+        writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _columns(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, list[object]]:
+    return dict(zip(names, values.T.tolist(), strict=True))
+
+
+def _numbers(path: Path, rows: list[dict[str, str]], names: tuple[str, ...]) -> NDArray[np.float64]:
+    """(rows, names) values; an empty field is NaN."""
+    values = np.full((len(rows), len(names)), np.nan)
+    for number, row in enumerate(rows):
+        for column, name in enumerate(names):
+            try:
+                values[number, column] = float(row[name]) if row[name] else np.nan
+            except ValueError:
+                raise FormatError(
+                    path, f"{row[name]!r} is no number ({name})", where=f"line {number + 2}"
+                ) from None
+    return values
+
+
+def _ratio(
+    positions: NDArray[np.float64], indices: NDArray[np.float64]
+) -> NDArray[np.float64] | None:
+    """Voxel size that makes Å of indices, or None if the points do not determine it."""
+    row = np.abs(indices).argmax(axis=0) if len(indices) else None
+    if row is None or not np.take_along_axis(indices, row[None], 0).all():
+        return None
+    ratio = np.take_along_axis(positions, row[None], 0) / np.take_along_axis(indices, row[None], 0)
+    return ratio[0]
