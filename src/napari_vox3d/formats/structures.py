@@ -10,16 +10,18 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats import vasp
-from napari_vox3d.formats.compression import open_bytes, plain_name
+from napari_vox3d.formats.compression import COMPRESSED_SUFFIXES, open_bytes
 from napari_vox3d.formats.poscar import Lines, parse_poscar
+from napari_vox3d.formats.sniffing import format_by_content
 
 if TYPE_CHECKING:
     from ase import Atoms
 
 _POSCARS = ["*POSCAR*", "*CONTCAR*", "*.poscar"]
+_OF_ASE = ["cif", "mcif", "xyz", "extxyz", "xsf", "cell", "res", "pdb", "gen", "cube", "cub"]
 PATTERNS = [
     *_POSCARS,
-    *("*.cif", "*.xyz", "*.extxyz", "*.xsf", "*.cell", "*.res", "*.pdb", "*.gen", "*.json"),
+    *(f"*.{suffix}{packed}" for suffix in _OF_ASE for packed in ("", *COMPRESSED_SUFFIXES)),
 ]
 
 
@@ -43,8 +45,7 @@ def read_atoms(path: str | Path) -> Atoms:
         If the file cannot be understood, holds no atoms, or has no cell or one without volume.
     """
     path = Path(path)
-    name = plain_name(path)
-    if any(fnmatchcase(name, pattern) for pattern in (*_POSCARS, *vasp.PATTERNS)):
+    if _begins_like_poscar(path):
         with open_bytes(path) as file:
             atoms = parse_poscar(Lines(path, file))
     else:
@@ -61,13 +62,23 @@ def read_atoms(path: str | Path) -> Atoms:
     return atoms
 
 
+def _begins_like_poscar(path: Path) -> bool:
+    """By the name, as far as that says anything; otherwise by the content."""
+    if any(fnmatchcase(path.name.lower(), pattern) for pattern in PATTERNS if "." in pattern):
+        return path.name.lower().endswith(".poscar")
+    if any(fnmatchcase(path.name, pattern) for pattern in (*_POSCARS, *vasp.PATTERNS)):
+        return True
+    return format_by_content(path) in ("structures", "vasp")
+
+
 def _read_with_ase(path: Path) -> Atoms:
     from ase.io import read
 
     try:
-        return read(path)
+        found = read(path)
     except OSError:
         raise
     except Exception as error:  # ASE's parsers raise whatever goes wrong in them
         reason = f"cannot be read as a structure ({type(error).__name__}: {error})"
         raise FormatError(path, reason) from error
+    return found[-1] if isinstance(found, list) else found
