@@ -148,7 +148,7 @@ def is_header(head: bytes) -> bool:
     return len(head) >= _HEADER_BYTES and head[208:211] == b"MAP" and _byte_order(head) is not None
 
 
-def _parse_header(path: Path, head: bytes) -> np.void:
+def _parse_header(path: Path, head: bytes) -> NDArray[np.void]:
     if len(head) < _HEADER_BYTES:
         raise FormatError(
             path, f"is too short for an MRC file ({len(head)} of {_HEADER_BYTES} header bytes)"
@@ -158,7 +158,8 @@ def _parse_header(path: Path, head: bytes) -> np.void:
     stamped = _STAMPS.get(head[212:214])
     if order is None and not named:
         raise FormatError(path, "is not an MRC file")
-    header = np.frombuffer(head, HEADER_DTYPE.newbyteorder(order or stamped or "<"))[0]
+    # Kept as an array of no axes: its fields know their byte order, scalars forget it.
+    header = np.frombuffer(head, HEADER_DTYPE.newbyteorder(order or stamped or "<")).reshape(())
     if header["nsymbt"] < 0:
         raise FormatError(
             path, f"claims an extended header of {header['nsymbt']} bytes", where="byte 92"
@@ -185,7 +186,7 @@ def _byte_order(head: bytes) -> str | None:
     return None
 
 
-def _dtype(path: Path, header: np.void) -> np.dtype[Any]:
+def _dtype(path: Path, header: NDArray[np.void]) -> np.dtype[Any]:
     mode = int(header["mode"])
     if mode not in _DTYPES:
         what = f" ({_UNSUPPORTED[mode]})" if mode in _UNSUPPORTED else ""
@@ -237,7 +238,7 @@ def _read_up_to(file: IO[bytes], count: int) -> bytearray:
     return content
 
 
-def _axes(path: Path, header: np.void) -> tuple[int, ...]:
+def _axes(path: Path, header: NDArray[np.void]) -> tuple[int, ...]:
     """Stored axis (0 section, 1 row, 2 column) that runs along z, y and x."""
     directions = [int(header[n]) for n in ("maps", "mapr", "mapc")]
     if not any(directions):
@@ -252,7 +253,7 @@ def _axes(path: Path, header: np.void) -> tuple[int, ...]:
     return tuple(directions.index(direction) for direction in (3, 2, 1))
 
 
-def _step(path: Path, header: np.void) -> tuple[NDArray[np.float64], bool]:
+def _step(path: Path, header: NDArray[np.void]) -> tuple[NDArray[np.float64], bool]:
     """Grid vectors in Å, rows and columns (z, y, x), and whether the file knows them."""
     counts = np.array([header[n] for n in ("mx", "my", "mz")], float)
     with np.errstate(all="ignore"):
@@ -274,7 +275,7 @@ def _step(path: Path, header: np.void) -> tuple[NDArray[np.float64], bool]:
     return (vectors * size[:, None])[::-1, ::-1], True
 
 
-def _angles(header: np.void) -> NDArray[np.float64]:
+def _angles(header: NDArray[np.void]) -> NDArray[np.float64]:
     """Cell angles in degrees; right ones where the header gives none that a cell can have."""
     angles = np.array(header["cellb"].item(), float)
     cosines = np.cos(np.radians(angles))
@@ -284,7 +285,7 @@ def _angles(header: np.void) -> NDArray[np.float64]:
 
 
 def _origin(
-    header: np.void, axes: tuple[int, ...], step: NDArray[np.float64]
+    header: NDArray[np.void], axes: tuple[int, ...], step: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
     """Position of voxel (0, 0, 0) in Å, and the start indices; both (z, y, x)."""
     stored = [int(header[n]) for n in ("nzstart", "nystart", "nxstart")]
@@ -293,7 +294,7 @@ def _origin(
     return (origin if origin.any() and np.isfinite(origin).all() else nstart @ step), nstart
 
 
-def _members(path: Path, header: np.void, stored: NDArray[Any]) -> list[NDArray[Any]]:
+def _members(path: Path, header: NDArray[np.void], stored: NDArray[Any]) -> list[NDArray[Any]]:
     """Split a volume stack; anything else is one volume."""
     sections, each = int(header["nz"]), int(header["mz"])
     if not 401 <= header["ispg"] <= 630 or each == sections:
@@ -366,9 +367,9 @@ class _Statistics:
         return self.least, self.largest, mean, variance**0.5
 
 
-def _xyz(field: np.void) -> NDArray[np.float64]:
+def _xyz(field: NDArray[np.void]) -> NDArray[np.float64]:
     return np.array(field.item(), float)
 
 
-def _text(raw: bytes) -> str:
+def _text(raw: Any) -> str:
     return bytes(raw).decode("ascii", "ignore").replace("\0", "").strip()

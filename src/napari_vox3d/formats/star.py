@@ -65,7 +65,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     blocks = _read_blocks(path)
     particles = _particles(path, blocks)
     particles, tomogram = _of_tomogram(path, particles, volume)
-    pixel_size = _number(_PIXEL_SIZE, blocks, tomogram)
+    pixel_size = _pixel_size(blocks, tomogram)
     frame = frame_of(volume) or _frame_in_file(blocks, tomogram, pixel_size)
     if _CENTRED[0] in particles:
         if "shape" not in frame:
@@ -207,6 +207,19 @@ def _of_tomogram(path: Path, particles: DataFrame, volume: Volume | None) -> tup
 def _relion_name(name: str) -> str:
     """Name of a tilt series from that of its tomogram: ``rec_TS_01.mrc`` gives ``TS_01``."""
     return Path(name).name.split(".")[0].removeprefix("rec_")
+
+
+def _pixel_size(blocks: dict[str, DataFrame], tomogram: str) -> float | None:
+    """Å per voxel of the coordinates, by RELION's column or by the detector's.
+
+    With a magnification the detector's size is in µm (RELION before 3.1, Warp); without it, PyTom
+    means Å.
+    """
+    size = _number(_PIXEL_SIZE, blocks, tomogram)
+    if size is None and (size := _number("rlnDetectorPixelSize", blocks, tomogram)) is not None:
+        magnification = _number("rlnMagnification", blocks, tomogram)
+        size = size if magnification is None else size * 1e4 / magnification
+    return size
 
 
 def _number(name: str, blocks: dict[str, DataFrame], tomogram: str) -> float | None:
