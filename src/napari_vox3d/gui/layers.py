@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,7 +33,8 @@ CLASS_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
     "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
 )  # fmt: skip
-SPIN_QUANTITIES = ("spin density", "potential")
+CELL_COLOUR = (0.6, 0.65, 0.7, 1.0)
+SIGNED_QUANTITIES = ("spin density", "potential")
 DEFAULT_DIAMETER = 150.0  # Å, for picks of unknown size: between an enzyme and a ribosome
 
 
@@ -59,10 +61,11 @@ def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
     name = volume.name or volume.quantity
     kwargs = {
         **FRAME,
-        **_look(shown),
+        **_look(volume, shown.values),
         "name": name if volume.calibrated else f"{name} (voxel size unknown)",
         "scale": np.diag(shown.step),
         "translate": shown.origin,
+        "projection_mode": "none",
         "metadata": {"vox3d": volume, "vox3d_shown": shown, "provenance": _provenance(volume)},
     }
     return shown.values, {**kwargs, **overrides}, "image"
@@ -90,7 +93,7 @@ def structure_layers(atoms: Atoms, name: str = "", source: str = "") -> list[Lay
 
 
 def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
-    """Show atoms as spheres with the colours of Jmol and half their covalent radius.
+    """Show atoms as spheres with the colours of Jmol, scaled by their covalent radius.
 
     Parameters
     ----------
@@ -116,7 +119,7 @@ def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
     if atoms is None:
         raise Vox3dError(f"{source.name or 'This volume'} carries no atoms.")
     shown = _wrapped(atoms, source)
-    diameters = covalent_radii[shown.numbers]  # half the covalent radius leaves bonds visible
+    diameters = 0.7 * covalent_radii[shown.numbers]  # small enough to see density and bonds
     # napari slices points half a data unit around the plane; one data unit of the largest
     # diameter keeps every sphere that the plane cuts.
     unit = float(diameters.max(initial=0.3))
@@ -127,7 +130,7 @@ def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
         "features": {"element": np.array(shown.get_chemical_symbols(), dtype=object)},
         "face_color": jmol_colors[shown.numbers],
         "border_color": "black",
-        "border_width": 0.05,
+        "border_width": 0.03,
         "size": diameters / unit,
         **SPHERES,
         "metadata": {"vox3d": atoms, "provenance": {"source": getattr(source, "source", "")}},
@@ -136,42 +139,57 @@ def atoms_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
 
 
 def cell_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
-    """Show the unit cell as twelve lines, in 3D and, projected, in every 2D slice.
+    """Show the unit cell as twelve thin tubes, in 3D and, projected, in every 2D slice.
 
     Parameters
     ----------
     source
         A volume (edges of its grid) or `ase.Atoms` (edges of their cell).
     **overrides
-        Keyword arguments of `napari.layers.Vectors`.
+        Keyword arguments of `napari.layers.Surface`.
 
     Returns
     -------
     LayerData
-        Vectors along the edges.
+        Surface of the tubes; napari hides lines of any other kind where a slice does not meet
+        their ends.
     """
     volume = isinstance(source, Volume)
     cell = source.cell if volume else source.cell.array[::-1, ::-1]
-    origin = source.origin if volume else np.zeros(3)
-    edges = np.array([
-        (corner @ cell, cell[axis])
-        for axis in range(3)
-        for corner in np.insert(np.array([(0, 0), (0, 1), (1, 0), (1, 1)]), axis, 0, axis=1)
-    ])  # fmt: skip
-    # napari hides vectors that start more than half a data unit away from the slice; one data
-    # unit of twice the cell's diameter keeps all of them in every slice.
-    unit = 2 * np.abs(edges.sum(axis=1)).max()
+    vertices, faces = _tubes(cell, radius=0.01 * np.abs(np.linalg.det(cell)) ** (1 / 3))
+    # napari keeps vertices up to half a data unit away from a slice; one data unit of twice the
+    # size of the cell keeps all of them.
+    unit = 2 * float(np.ptp(vertices, axis=0).max())
     kwargs = {
         **FRAME,
         "name": _name(source, source.atoms if volume else source, "cell"),
         "scale": (unit,) * 3,
-        "translate": origin,
-        "edge_color": "#9aa5b1",
-        "edge_width": 0.06 / unit,
-        "vector_style": "line",
+        "translate": source.origin if volume else np.zeros(3),
+        "vertex_colors": np.tile(CELL_COLOUR, (len(vertices), 1)),
+        "shading": "none",
         "metadata": {"provenance": {"source": getattr(source, "source", "")}},
     }
-    return edges / unit, {**kwargs, **overrides}, "vectors"
+    return (vertices / unit, faces), {**kwargs, **overrides}, "surface"
+
+
+def _tubes(cell: NDArray[np.float64], radius: float, sides: int = 6) -> tuple[Any, Any]:
+    """Vertices (Å) and triangles of prisms around the twelve edges of a cell."""
+    corners = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
+    angle = np.arange(sides) * 2 * np.pi / sides
+    side = np.arange(sides)
+    after = (side + 1) % sides
+    prism = np.concatenate([
+        np.stack([side, after, side + sides], axis=1),
+        np.stack([after, after + sides, side + sides], axis=1),
+    ])  # fmt: skip
+    vertices, faces = [], []
+    for axis, corner in product(range(3), corners):
+        start, edge = np.insert(corner, axis, 0) @ cell, cell[axis]
+        across = np.linalg.svd(edge[None])[2][1:]
+        ring = radius * (np.outer(np.cos(angle), across[0]) + np.outer(np.sin(angle), across[1]))
+        faces.append(prism + sum(map(len, vertices)))
+        vertices.append(np.concatenate([start + ring, start + edge + ring]))
+    return np.concatenate(vertices), np.concatenate(faces)
 
 
 def picks_layer(picks: Picks, volume: Volume | None = None, *,
@@ -263,6 +281,10 @@ def show_whole_spheres(viewer: ViewerModel, picks: Picks) -> None:
         Picks with the largest particle.
     """
     diameter = DEFAULT_DIAMETER if picks.radii is None else 2 * picks.radii.max(initial=0)
+    if not any(viewer.dims.thickness):
+        for layer in viewer.layers:  # napari averages images over thick slices unless told not to
+            if type(layer).__name__ == "Image":
+                layer.projection_mode = "none"
     viewer.dims.ndim = max(viewer.dims.ndim, 3)
     viewer.dims.thickness = tuple(max(diameter, old) for old in viewer.dims.thickness)
 
@@ -392,17 +414,15 @@ def atoms_from_layer(layer: Layer) -> Atoms:
 
 
 def _shown(volume: Volume) -> Volume:
-    if volume.is_orthogonal:
-        shown = volume
-    else:
-        from napari_vox3d.density.resampling import orthogonal_box
-
-        shown = orthogonal_box(volume)
-    if np.issubdtype(shown.values.dtype, np.complexfloating):
+    if np.issubdtype(volume.values.dtype, np.complexfloating):
         import dask.array
 
-        return shown.with_values(abs(dask.array.asarray(shown.values)))
-    return shown
+        volume = volume.with_values(abs(dask.array.asarray(volume.values)))
+    if volume.is_orthogonal:
+        return volume
+    from napari_vox3d.density.resampling import orthogonal_box
+
+    return orthogonal_box(volume)
 
 
 def _orthogonal(volume: Volume) -> Volume:
@@ -411,28 +431,44 @@ def _orthogonal(volume: Volume) -> Volume:
     return volume
 
 
-def _look(shown: Volume) -> dict[str, Any]:
-    """Colormap, contrast limits and 3D rendering that suit a quantity."""
-    sample = _sample(shown.values)
-    if shown.quantity == "elf":
-        look = {"colormap": "viridis", "contrast_limits": (0.0, 1.0)}
-    elif shown.quantity == "score":
-        look = {"colormap": "inferno", "contrast_limits": (0.0, 1.0)}
-    elif shown.quantity in SPIN_QUANTITIES:
-        limit = _nonzero(np.percentile(np.abs(sample - _centre(shown, sample)), 99))
-        centre = _centre(shown, sample)
-        look = {"colormap": "PiYG", "contrast_limits": (centre - limit, centre + limit)}
-    elif shown.periodic:
-        top = _nonzero(np.percentile(sample, 98))
-        look = {"colormap": "magma", "contrast_limits": (min(0.0, float(sample.min())), top)}
-    else:
-        low, high = np.percentile(sample, (0.5, 99.5))
+def _look(volume: Volume, shown: Any) -> dict[str, Any]:
+    """Colormap, contrast limits and 3D rendering that suit a quantity.
+
+    Crystals are isosurfaces in 3D; a tomogram is a plane through its middle, because noise hides
+    all else in projections.
+    """
+    sample = _sample(shown)
+    if not volume.periodic and volume.quantity == "density":
+        middle = [n // 2 for n in shown.shape]
         return {
             "colormap": "gray",
-            "contrast_limits": (float(low), float(low + _nonzero(high - low))),
-            "rendering": "minip",
+            "contrast_limits": _limits(*np.percentile(sample, (0.5, 99.5))),
+            "depiction": "plane",
+            "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 4},
+            "rendering": "average",
         }
-    return {**look, "rendering": "attenuated_mip", "interpolation2d": "linear"}
+    upper = float(np.percentile(sample, 90))
+    if volume.quantity in ("elf", "score"):
+        colormap, limits, level = "viridis", (0.0, 1.0), min(0.7, upper)
+    elif volume.quantity in SIGNED_QUANTITIES:
+        # Only differences of a potential mean something; a spin density has a true zero.
+        centre = float(np.median(sample)) if volume.quantity == "potential" else 0.0
+        width = float(np.percentile(np.abs(sample - centre), 99))
+        colormap, limits, level = "PiYG", _limits(centre - width, centre + width), upper
+    else:
+        low, high = min(0.0, float(sample.min())), np.percentile(sample, 98)
+        colormap, limits, level = "magma", _limits(low, high), upper
+    return {
+        "colormap": colormap,
+        "contrast_limits": limits,
+        "rendering": "iso",
+        "iso_threshold": level,
+        "interpolation2d": "linear",
+    }
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    return float(low), float(high) if high > low else float(low) + 1
 
 
 def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
@@ -443,15 +479,6 @@ def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
         and data.shape == shown.shape
         and bool(np.array_equal(data, shown.values))
     )
-
-
-def _centre(shown: Volume, sample: NDArray[Any]) -> float:
-    # Only differences of a potential mean something; a spin density has a true zero.
-    return float(np.median(sample)) if shown.quantity == "potential" else 0.0
-
-
-def _nonzero(width: float) -> float:
-    return float(width) or 1.0
 
 
 def _sample(values: Any, count: int = 5) -> NDArray[np.float64]:
