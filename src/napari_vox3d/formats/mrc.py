@@ -324,7 +324,7 @@ def _write_plain(file: IO[bytes], volume: Volume) -> None:
     header["origin"] = tuple(volume.origin[::-1])
     header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
     header["nlabl"] = 1
-    header["label"][0] = f"napari-vox3d: {volume.quantity} {volume.unit}".encode("ascii", "replace")
+    header["label"][0] = f"napari-vox3d: {volume.quantity}".encode("ascii", "replace")
     file.write(header.tobytes())
     statistics = _Statistics()
     for slab in _slabs(volume.values, np.dtype(_DTYPES[mode]).newbyteorder("<")):
