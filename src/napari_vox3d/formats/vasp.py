@@ -8,6 +8,7 @@ are stored as they are. `vasp_numbers` reads and writes the numbers.
 from __future__ import annotations
 
 import io
+import mmap
 import re
 import warnings
 from collections.abc import Sequence
@@ -19,9 +20,14 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
-from napari_vox3d.formats.compression import create_bytes, open_bytes, plain_name
+from napari_vox3d.formats.compression import (
+    create_bytes,
+    is_compressed,
+    open_bytes,
+    plain_name,
+)
 from napari_vox3d.formats.poscar import Lines, format_poscar, parse_poscar
-from napari_vox3d.formats.vasp_numbers import BadNumberError, format_numbers, read_numbers
+from napari_vox3d.formats.vasp_numbers import BadNumberError, Text, format_numbers, read_numbers
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -104,12 +110,16 @@ def read(path: str | Path) -> list[Volume]:
     path = Path(path)
     kind = _kind_of(path)
     with open_bytes(path) as file:
-        text = file.read()
-    stream = io.BytesIO(text)
-    lines = Lines(path, stream)
-    atoms = parse_poscar(lines)
-    shape = _grid(lines)
-    blocks, between, images = _blocks(path, text, stream.tell(), shape, len(atoms))
+        lines = Lines(path, file)
+        atoms = parse_poscar(lines)
+        shape = _grid(lines)
+        if is_compressed(path):
+            text: Text = file.read()
+            start = 0
+        else:
+            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            start = file.tell()
+    blocks, between, images = _blocks(lines, text, start, shape, len(atoms))
     if len(blocks) not in (1, 2, 4):
         raise FormatError(path, f"holds {len(blocks)} blocks of numbers; 1, 2 or 4 are known")
     return _volumes(path, kind, atoms, blocks, between, images)
@@ -129,30 +139,31 @@ def _grid(lines: Lines) -> tuple[int, int, int]:
 
 
 def _blocks(
-    path: Path, text: bytes, start: int, shape: tuple[int, int, int], atoms: int
+    lines: Lines, text: Text, start: int, shape: tuple[int, int, int], atoms: int
 ) -> tuple[list[NDArray[np.float64]], list[bytes], bool]:
     """Blocks of numbers, the text after each, and whether further images follow."""
     again = re.compile(rb"^[ \t]*%d[ \t]+%d[ \t]+%d[ \t]*\r?$" % shape, re.MULTILINE)
+    head, first = lines.number, start
+    size = " × ".join(map(str, shape))
+
+    def wrong(reason: str, offset: int) -> FormatError:
+        line = head + text[first:offset].count(b"\n") + 1
+        return FormatError(lines.path, f"{reason} (grid {size})", where=f"line {line}")
+
     blocks, between = [], []
     while True:
         try:
             values, end = read_numbers(text, start, shape[0] * shape[1] * shape[2])
         except BadNumberError as error:
-            line = text.count(b"\n", 0, error.offset) + 1
-            raise FormatError(path, str(error), where=f"line {line}") from None
+            raise wrong(str(error), error.offset) from None
         blocks.append(values.reshape(shape[::-1]))
         grid_line = again.search(text, end)
         rest = text[end : grid_line.start() if grid_line else len(text)]
         if grid_line and _is_header(rest):
             between.append(b"")
             return blocks, between, True
-        if _leading_numbers(rest) not in (0, atoms, 3 * atoms, 4 * atoms):
-            line = text.count(b"\n", 0, end) + 1
-            raise FormatError(
-                path,
-                f"more values than the {shape[0]} × {shape[1]} × {shape[2]} that the grid holds",
-                where=f"line {line}",
-            )
+        if _leading_numbers(rest) not in (0, atoms, 3 * atoms, 4 * atoms):  # moments of the atoms
+            raise wrong("more values than the grid holds", end)
         between.append(rest)
         if not grid_line:
             return blocks, between, False
@@ -208,7 +219,8 @@ def _volumes(
     for values, after, quantity, channel in zip(blocks, between, quantities, names, strict=True):
         if kind.times_volume:
             values /= cell_volume
-        kept: dict[str, Any] = {"comment": comment, "channel": channel, "after": after}
+        kept: dict[str, Any] = {"comment": comment, "channel": channel}
+        kept["after"] = {"quantity": quantity, "text": after}
         kept["stored as"] = "value × cell volume" if kind.times_volume else "value"
         volumes.append(
             Volume.on_lattice(
@@ -270,7 +282,9 @@ def write(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
                 file.write(format_numbers(values, kind.columns, kind.digits))
             except ValueError as error:
                 raise FormatError(path, str(error)) from None
-            file.write(part.metadata.get("vasp", {}).get("after", b""))
+            after = part.metadata.get("vasp", {}).get("after")
+            if after and after["quantity"] == part.quantity:  # not what a density once carried
+                file.write(after["text"])
 
 
 def _check(path: Path, kind: _Kind, volumes: list[Volume]) -> None:
@@ -290,16 +304,16 @@ def _check(path: Path, kind: _Kind, volumes: list[Volume]) -> None:
     for part in volumes:
         if part.shape != first.shape or not np.allclose(part.step, first.step):
             raise FormatError(path, "the channels lie on different grids")
-        if part.quantity not in _writable(kind):
-            names = {"elf": "ELFCAR", "potential": "LOCPOT"}
-            raise FormatError(
-                path,
-                f"a file of this name holds {kind.quantity!r}, the volume is {part.quantity!r}",
-                hint=f"Give it a name with {names.get(part.quantity, 'CHGCAR')}.",
-            )
-
-
-def _writable(kind: _Kind) -> tuple[str, ...]:
-    if kind.times_volume:
-        return ("electron density", "superposed atomic density", "spin density")
-    return (kind.quantity,)
+    found = [part.quantity for part in volumes]
+    if kind.times_volume and found[1:] == ["spin density"] * (len(found) - 1):
+        fits = found[0] in (_CHARGE.quantity, _SAD.quantity)
+    else:
+        fits = set(found) == {kind.quantity}
+    if not fits:
+        names = {"elf": "ELFCAR", "potential": "LOCPOT", "electron density": "CHGCAR"}
+        better = f" with {names[found[0]]}" if found[0] in names else " that ends in .cube"
+        raise FormatError(
+            path,
+            f"a file of this name holds {kind.quantity!r}, not {', '.join(map(repr, found))}",
+            hint=f"Give it a name{better}.",
+        )

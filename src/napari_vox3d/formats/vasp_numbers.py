@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ _CHUNK = 1 << 15  # numbers decoded at a time: their columns stay in the cache
 _PIECE = 1 << 16  # lines parsed at a time where the layout is free
 _EXACT = 22  # 10**22 is the largest power of ten that a double holds exactly
 _POWERS = 10.0 ** np.arange(_EXACT + 1)
+Text = bytes | mmap.mmap
 _TOKEN = re.compile(
     rb"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[EeDdQq][+-]?\d+|(?P<bare>[+-]\d{3})(?![\d.]))?)"
     rb"|(?P<bad>\*+|[+-]?(?:nan|inf(?:inity)?))",
@@ -30,7 +32,7 @@ class BadNumberError(ValueError):
         super().__init__(reason)
 
 
-def read_numbers(text: bytes, start: int, count: int) -> tuple[NDArray[np.float64], int]:
+def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64], int]:
     """Read a block of numbers that begins at the start of a line and ends with one.
 
     Lines of equal length in the layout ``0.12345678901E+02`` are decoded by columns, which gives
@@ -41,7 +43,7 @@ def read_numbers(text: bytes, start: int, count: int) -> tuple[NDArray[np.float6
     Parameters
     ----------
     text
-        The file.
+        The file, read or memory-mapped.
     start
         Byte where the block begins.
     count
@@ -64,7 +66,7 @@ def read_numbers(text: bytes, start: int, count: int) -> tuple[NDArray[np.float6
     while done < count:
         first = text[offset : _line_end(text, offset, 1)]
         if not first:
-            raise BadNumberError(offset, f"the file ends after {done} of {count} values")
+            raise BadNumberError(offset - 1, f"the file ends after {done} of {count} values")
         per_line = max(1, len(first.split()))
         lines = min(max(1, (count - done) // per_line), _PIECE)
         end = _line_end(text, offset, lines)
@@ -77,7 +79,7 @@ def read_numbers(text: bytes, start: int, count: int) -> tuple[NDArray[np.float6
     return values, offset
 
 
-def _line_end(text: bytes, offset: int, lines: int) -> int:
+def _line_end(text: Text, offset: int, lines: int) -> int:
     """Byte after the given number of lines, or the end of the text."""
     for _ in range(lines):
         newline = text.find(b"\n", offset)
@@ -87,11 +89,11 @@ def _line_end(text: bytes, offset: int, lines: int) -> int:
     return offset
 
 
-def _read_columns(text: bytes, start: int, values: NDArray[np.float64]) -> tuple[int, int]:
+def _read_columns(text: Text, start: int, values: NDArray[np.float64]) -> tuple[int, int]:
     """Fill `values` from full lines of fixed columns; how many were read, and where they end.
 
-    Reads nothing if the first line does not have that layout, and stops at the first chunk that
-    departs from it.
+    Reads nothing if the first line does not have that layout, and stops at the first chunk with
+    lines of another length.
     """
     newline = text.find(b"\n", start)
     line = text[start:newline] if newline >= 0 else b""
@@ -106,10 +108,15 @@ def _read_columns(text: bytes, start: int, values: NDArray[np.float64]) -> tuple
 
     def decode(chunk: tuple[int, int]) -> bool:
         first, last = chunk
-        part = rows[first:last]
+        part, target = rows[first:last], values[first * columns : last * columns]
         if (part[:, -1] != ord("\n")).any():
             return False
-        return _decode(part[:, :-1].reshape(-1, width), values[first * columns : last * columns])
+        if not _decode(part[:, :-1].reshape(-1, width), target):
+            found = _parse(text, start + first * length, start + last * length)
+            if len(found) != len(target):
+                return False
+            target[:] = found
+        return True
 
     with ThreadPoolExecutor() as pool:
         decoded = list(pool.map(decode, chunks))
@@ -157,7 +164,7 @@ def _decode(fields: NDArray[np.uint8], values: NDArray[np.float64]) -> bool:
     return True
 
 
-def _parse(text: bytes, start: int, end: int) -> NDArray[np.float64]:
+def _parse(text: Text, start: int, end: int) -> NDArray[np.float64]:
     """Numbers between two bytes, whatever the layout."""
     piece = text[start:end]
     if not piece.translate(None, b"0123456789+-.eE \t\r\n"):
