@@ -38,14 +38,15 @@ __all__ = [
 
 # Order matters: CHGCAR.cube is a cube file, and CHGCAR.mrc is an MRC file.
 _GRID_FORMATS = ("mrc", "cube", "vasp")
-_PICK_FORMATS = {
-    "relion5": ("star", ".star"),
-    "relion4": ("star", ".star"),
-    "copick": ("copick", ".json"),
-    "csv": ("table", ".csv"),
-    "coords": ("coords", ".coords"),
+# Name: module, what its `write` is told, suffix. The first of a suffix is its default.
+_PICK_FORMATS: dict[str, tuple[str, dict[str, bool], str]] = {
+    "relion5": ("star", {"centred": True}, ".star"),
+    "relion4": ("star", {"centred": False}, ".star"),
+    "copick": ("copick", {}, ".json"),
+    "csv": ("table", {}, ".csv"),
+    "coords": ("coords", {}, ".coords"),
 }
-_PICK_SUFFIXES = {suffix: name for name, (_, suffix) in reversed(_PICK_FORMATS.items())}
+_PICK_SUFFIXES = {suffix: name for name, (_, _, suffix) in reversed(_PICK_FORMATS.items())}
 _VOLUME_NAMES = (
     ".mrc .mrcs .map .rec .st .ali .ccp4; "
     "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube"
@@ -148,7 +149,8 @@ def read_picks(path: str | Path, volume: Volume | None = None) -> Picks:
     if suffix not in _PICK_SUFFIXES:
         raise FormatError(path, "is not a known pick file", hint=f"Known: {_PICK_NAMES}.")
     with _clear_errors(path):
-        return _pick_module(_PICK_SUFFIXES[suffix]).read(path, volume)
+        module, *_ = _PICK_FORMATS[_PICK_SUFFIXES[suffix]]
+        return _module(module).read(path, volume)
 
 
 def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> list[Path]:
@@ -180,14 +182,8 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
     if name not in _PICK_FORMATS:
         reason = "is not the name of a pick file" if format is None else f"no format {format!r}"
         raise FormatError(path, reason, hint=f"Picks can be written as {_PICK_NAMES}.")
-    writer = _pick_module(name)
-    if name in ("relion4", "relion5"):
-        writer.write(path, picks, centred=name == "relion5")
-    elif name == "copick":
-        return writer.write(path, picks)
-    else:
-        writer.write(path, picks)
-    return [path]
+    module, options, _ = _PICK_FORMATS[name]
+    return _module(module).write(path, picks, **options) or [path]
 
 
 def read_atoms(path: str | Path) -> Atoms:
@@ -218,10 +214,6 @@ def read_atoms(path: str | Path) -> Atoms:
 
 def _module(name: str) -> Any:
     return import_module(f"{__name__}.{name}")
-
-
-def _pick_module(file_format: str) -> Any:
-    return _module(_PICK_FORMATS[file_format][0])
 
 
 def _format_of(path: Path) -> str:
