@@ -5,7 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Discriminator,
+    Field,
+    Tag,
+    ValidationError,
+    model_validator,
+)
 
 from napari_vox3d.errors import ModelError
 
@@ -55,6 +63,10 @@ class PickingInput(_Entry):
     )
 
 
+def _has_voxel_size(given: Any) -> bool:
+    return "voxel_size" in given if isinstance(given, dict) else isinstance(given, PickingInput)
+
+
 class ParticleClass(_Entry):
     """One kind of particle a picking model knows."""
 
@@ -97,7 +109,10 @@ class ModelCard(_Entry):
     task: Task
     default: bool = Field(default=False, description="Taken when a user names no model.")
     network: NetworkSpec | None = Field(default=None, description="None: needs no weights.")
-    input: ELFInput | PickingInput
+    input: Annotated[
+        Annotated[ELFInput, Tag("elf")] | Annotated[PickingInput, Tag("picking")],
+        Discriminator(lambda given: "picking" if _has_voxel_size(given) else "elf"),
+    ]
     classes: list[ParticleClass] = Field(
         default=[], description="In the order of the network's outputs, background left out."
     )
@@ -156,7 +171,7 @@ _INPUTS = {"elf": ELFInput, "picking": PickingInput}
 
 def _first_problem(error: ValidationError) -> str:
     problem, *others = error.errors(include_url=False)
-    place = ".".join(str(part) for part in problem["loc"])
+    place = ".".join(str(part) for part in problem["loc"] if part not in _INPUTS)
     more = f" (and {len(others)} more)" if others else ""
     message = problem["msg"].removeprefix("Value error, ")
     return (f"field {place}: " if place else "") + message + more
