@@ -132,6 +132,8 @@ class Picks:
     def select(self, keep: ArrayLike) -> Picks:
         """Picks at a boolean mask or at integer positions, in that order."""
         chosen = np.asarray(keep)
+        if not chosen.size:  # an empty list is an array of floats
+            chosen = chosen.astype(int)
         columns: dict[str, Any] = {}
         for name in ("positions", "labels", "scores", "angles", "radii"):
             column = getattr(self, name)
