@@ -1,0 +1,167 @@
+"""Controls that both dock widgets have: the model, and the device it runs on."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+from magicgui.widgets import ComboBox
+from qtpy.compat import isalive
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
+
+import napari_vox3d as vox
+from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.workers import BackgroundJob
+
+if TYPE_CHECKING:
+    from magicgui.widgets.bases import Widget
+
+    from napari_vox3d.models import ModelCard, Task
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+def drop_down(tooltip: str, **options: Any) -> ComboBox:
+    """Make a drop-down that long names do not make wide."""
+    menu = ComboBox(tooltip=tooltip, **options)
+    menu.native.setSizeAdjustPolicy(
+        QComboBox.SizeAdjustPolicy.AdjustToMinimumContentsLengthWithIcon
+    )
+    menu.native.setMinimumContentsLength(8)
+    return menu
+
+
+def choose(menu: ComboBox, value: Any) -> None:
+    """Set a drop-down to `value` if it is among its choices."""
+    if value in menu.choices:
+        menu.value = value
+
+
+def note() -> QLabel:
+    """Make a line of text that wraps."""
+    label = QLabel()
+    label.setWordWrap(True)
+    return label
+
+
+def add_row(form: QFormLayout, text: str, control: Widget | QWidget) -> None:
+    """Add a control with a label that has the same tooltip."""
+    field = getattr(control, "native", control)
+    form.addRow(text, field)
+    form.labelForField(field).setToolTip(field.toolTip())
+
+
+class ModelChoice(QWidget):
+    """Drop-down of the models for a task, with a line on what the chosen one is.
+
+    Parameters
+    ----------
+    task
+        ``"elf"`` or ``"picking"``.
+    remembered
+        Name of the model to start with, if it is still there.
+    """
+
+    def __init__(self, task: Task, remembered: str = ""):
+        super().__init__()
+        self._cards = {card.name: card for card in vox.list_models(task)}
+        self.menu = drop_down(
+            "", choices=[(card.title, card.name) for card in self._cards.values()]
+        )
+        self.about = note()
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.menu.native)
+        layout.addWidget(self.about)
+        default = next((card.name for card in self._cards.values() if card.default), None)
+        choose(self.menu, default)
+        choose(self.menu, remembered)
+        self.menu.changed.connect(self._describe)
+        self._describe()
+
+    @property
+    def card(self) -> ModelCard | None:
+        """Card of the chosen model; None if no model is installed."""
+        return self._cards.get(self.menu.value)
+
+    def _describe(self) -> None:
+        card = self.card
+        if card is None:
+            self.about.setText("No model is installed.")
+            return
+        self.about.setText(card.description)
+        self.setToolTip(_figures(card))
+
+
+class ComputeOptions:
+    """Device and precision, remembered for all of the plugin's windows.
+
+    Parameters
+    ----------
+    window
+        Widget that shows them.
+    form
+        Layout to add them to.
+    """
+
+    def __init__(self, window: QWidget, form: QFormLayout):
+        remembered = recall("computing")
+        device = remembered.get("device", "auto")
+        self.device = drop_down(
+            "Where the network runs; auto takes a graphics card if there is one.",
+            choices=list(dict.fromkeys(("auto", device))),
+            value=device,
+        )
+        self.precision = drop_down(
+            "Number format inside the network; auto takes half precision where the device is "
+            "faster with it, and float32 elsewhere.",
+            choices=PRECISIONS,
+        )
+        choose(self.precision, remembered.get("precision", "auto"))
+        add_row(form, "Device", self.device)
+        add_row(form, "Precision", self.precision)
+        self._window = window
+        # Listing devices imports torch: in a thread, once the window is there.
+        self._later = QTimer(window, singleShot=True, interval=300)
+        self._later.timeout.connect(self._list_devices)
+        self._later.start()
+
+    def arguments(self) -> dict[str, str]:
+        """Keyword arguments for the inference functions; they are remembered from now on."""
+        chosen = {"device": self.device.value, "precision": self.precision.value}
+        remember("computing", **chosen)
+        return chosen
+
+    def _list_devices(self) -> None:
+        BackgroundJob("List devices", _available_devices).start(self._show_devices)
+
+    def _show_devices(self, job: BackgroundJob) -> None:
+        if job.result and isalive(self._window):
+            self.device.choices = list(dict.fromkeys(("auto", *job.result)))
+
+
+def _available_devices(progress: object) -> list[str]:
+    from napari_vox3d.inference.device import available_devices
+
+    return available_devices()
+
+
+def _figures(card: ModelCard) -> str:
+    """Measured figures of a model as a tooltip."""
+    tables = ""
+    for table in card.metrics:
+        names = list(dict.fromkeys(name for row in table.rows for name in row))
+        head = "".join(f"<th align=left>{escape(name)}&nbsp;</th>" for name in names)
+        body = "".join(
+            "<tr>" + "".join(f"<td>{_cell(row.get(name))}&nbsp;</td>" for name in names) + "</tr>"
+            for row in table.rows
+        )
+        tables += f"<p>{escape(table.data)}</p><table><tr>{head}</tr>{body}</table>"
+    return f"<p>{escape(card.description)}</p><p>{escape(card.training)}</p>{tables}"
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return ""
+    return f"{value:.3g}" if isinstance(value, float) else escape(str(value))

@@ -1,0 +1,149 @@
+"""The *Predict ELF* window: from a charge density or a structure to its ELF."""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import FileEdit, FloatSpinBox
+from napari.layers import Layer
+from qtpy.QtWidgets import QFormLayout, QWidget
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, drop_down, note
+from napari_vox3d.gui.layers import (
+    atoms_from_layer,
+    volume_from_layer,
+    volume_layer,
+    volume_layers,
+)
+from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.workers import RunControl
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_vox3d.volume import Volume
+
+FILE = "A file…"
+
+
+class PredictELF(QWidget):
+    """Dock widget that predicts the ELF of a layer or of a file.
+
+    Parameters
+    ----------
+    napari_viewer
+        Where sources come from and results go.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__()
+        self._viewer = napari_viewer
+        remembered = recall("elf")
+        self.source = drop_down(
+            "A charge density or a structure that is open here, or a file on disk.",
+            choices=self._sources,
+        )
+        self.file = FileEdit(
+            filter="Structures and densities (POSCAR* CONTCAR* *.cif *.vasp* CHG* AECCAR* "
+            "*.cube*);;All files (*)",
+            tooltip="POSCAR, CONTCAR, CIF, or a density such as CHGCAR; it need not be open.",
+        )
+        self.model = ModelChoice("elf", remembered.get("model", ""))
+        self.spacing = FloatSpinBox(
+            min=0,
+            max=1,
+            step=0.05,
+            value=remembered.get("spacing", 0),
+            tooltip="Distance between grid points. At the lowest value the ELF comes on the grid "
+            "of the source; a structure has none and gets the model's.",
+        )
+        self.spacing.native.setSpecialValueText("as the source")
+        self.spacing.native.setSuffix(" Å")
+        self.run = RunControl(
+            "Predict ELF", self._start, "Predict in the background; press again to cancel."
+        )
+        self.result = note()
+        self._form = form = QFormLayout(self)
+        add_row(form, "Source", self.source)
+        add_row(form, "File", self.file)
+        add_row(form, "Model", self.model)
+        add_row(form, "Grid", self.spacing)
+        self.computing = ComputeOptions(self, form)
+        form.addRow(self.run)
+        form.addRow(self.result)
+        self.source.changed.connect(self._offer_file)
+        self.reset_choices()
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers that are open now; napari calls this when they change."""
+        had_layers = len(self.source.choices) > 1
+        self.source.reset_choices()
+        if not had_layers:
+            self.source.value = self._sources()[0]
+        self._offer_file()
+
+    def _sources(self, _: object = None) -> list[Layer | str]:
+        return [layer for layer in self._viewer.layers if _has_crystal(layer)] + [FILE]
+
+    def _offer_file(self) -> None:
+        self._form.setRowVisible(self.file.native, self.source.value == FILE)
+        if len(self.source.choices) == 1 and not self.run.running:
+            self.result.setText(
+                "Choose a file; or open one: File › Open File(s)…, or File › Open Sample › vox3d."
+            )
+
+    def _start(self) -> None:
+        source = self._read_source()
+        spacing = self.spacing.value or None
+        card = self.model.card
+        if card is None:
+            raise Vox3dError("No model for ELF prediction is installed.")
+        remember("elf", model=card.name, spacing=self.spacing.value)
+        self.result.clear()
+        self.run.run(
+            _predict_elf, source, card.name, spacing=spacing, **self.computing.arguments(),
+            then=partial(self._show, with_structure=isinstance(source, Path),
+                         title=card.title, started=time.monotonic()),
+        )  # fmt: skip
+
+    def _read_source(self) -> Any:
+        layer = self.source.value
+        if layer == FILE:
+            path = Path(self.file.value)
+            if not path.is_file():
+                raise Vox3dError("Choose a file to predict from: a POSCAR, CIF or CHGCAR.")
+            return path
+        if isinstance(layer.metadata["vox3d"], vox.Volume):
+            return volume_from_layer(layer)
+        return atoms_from_layer(layer)
+
+    def _show(self, elf: Volume, *, with_structure: bool, title: str, started: float) -> None:
+        layers = volume_layers([elf]) if with_structure else [volume_layer(elf)]
+        for data, options, kind in layers:
+            self._viewer.add_layer(Layer.create(data, options, kind))
+        grid = "×".join(map(str, elf.shape))
+        low, high = np.min(elf.values), np.max(elf.values)
+        what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"
+        given = elf.metadata["provenance"]["input"]
+        self.result.setText(
+            f"ELF{what} on {grid} points, from {low:.3f} to {high:.3f}, by “{title}” in "
+            f"{time.monotonic() - started:.1f} s. Input: {given}."
+        )
+
+
+def _has_crystal(layer: Layer) -> bool:
+    held = layer.metadata.get("vox3d")
+    if isinstance(held, vox.Volume):
+        return held.periodic
+    return hasattr(held, "get_chemical_symbols")  # ase.Atoms, without importing ase
+
+
+def _predict_elf(*args: Any, **kwargs: Any) -> Volume:
+    # Looked up in the thread, because this imports torch.
+    return vox.predict_elf(*args, **kwargs)

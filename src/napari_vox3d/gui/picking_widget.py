@@ -1,0 +1,425 @@
+"""The *Pick particles* window: score a tomogram once, then set thresholds while looking."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+from magicgui.widgets import CheckBox, FloatSlider, FloatSpinBox, PushButton, RangeSlider
+from napari.layers import Image, Layer, Points, Shapes
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QFileDialog, QFormLayout, QGridLayout, QLabel, QWidget
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, drop_down, note
+from napari_vox3d.gui.layers import (
+    picks_from_layer,
+    picks_layer,
+    score_layer,
+    show_whole_spheres,
+    volume_from_layer,
+)
+from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.workers import RunControl, show_problem
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_vox3d.models import ModelCard, ParticleClass
+    from napari_vox3d.picks import Picks
+    from napari_vox3d.volume import Volume
+
+WHOLE = "Whole volume"
+PAUSE = 100  # ms without a change before thresholds are applied
+FILE_FORMATS = {
+    "RELION 5 (*.star)": "relion5",
+    "RELION 4 (*.star)": "relion4",
+    "copick (*.json)": "copick",
+    "Table (*.csv)": "csv",
+    "Coordinates (*.coords)": "coords",
+}
+
+
+class ClassRow:
+    """A class: whether to show it, its threshold, and how many picks there are.
+
+    Parameters
+    ----------
+    kind
+        The class as the model's card describes it.
+    """
+
+    def __init__(self, kind: ParticleClass):
+        self.kind = kind
+        self.shown = CheckBox(value=True, text=kind.name, tooltip=f"Show picks of {kind.name}.")
+        self.threshold = FloatSlider(
+            value=kind.threshold,
+            min=0,
+            max=1,
+            step=0.01,
+            tooltip=f"Score that a pick of {kind.name} needs. Applied at once; the network does "
+            f"not run again. The model suggests {kind.threshold:g}.",
+        )
+        self.count = QLabel(toolTip=f"Number of picks of {kind.name}.")
+        self.count.setMinimumWidth(50)
+        self.show_count(None)
+
+    def show_count(self, count: int | None) -> None:
+        """Show the number of picks beside the colour of the class; None if nothing ran yet."""
+        dot = f'<span style="color:{self.kind.colour}">●</span>'
+        self.count.setText(f"{dot} {'–' if count is None else count}")
+
+
+@dataclass
+class Scored:
+    """A tomogram with its score maps, and the layers that show what was found."""
+
+    volume: Volume
+    card: ModelCard
+    maps: Sequence[Volume]
+    picks: Points | None = None
+    as_shown: tuple[Any, ...] = ()
+    score_layers: list[Layer] = field(default_factory=list)
+
+    @property
+    def edited(self) -> bool:
+        """Whether somebody moved, added, deleted or renamed picks since they were shown."""
+        now = _content(self.picks)
+        return not all(map(np.array_equal, now, self.as_shown))
+
+
+class PickParticles(QWidget):
+    """Dock widget that finds particles in a tomogram.
+
+    Parameters
+    ----------
+    napari_viewer
+        Where tomograms come from and picks go.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__()
+        self._viewer = napari_viewer
+        self._scored: WeakKeyDictionary[Layer, Scored] = WeakKeyDictionary()
+        remembered = recall("picking")
+        self.volume = drop_down("The tomogram to pick in.", choices=self._tomograms)
+        self.voxel_size = FloatSpinBox(
+            min=0,
+            max=1000,
+            step=0.1,
+            tooltip="The file does not say how large a voxel is, and models find particles of "
+            "the size they know. What you type here goes to the layer.",
+        )
+        self.voxel_size.native.setSpecialValueText("unknown: please set it")
+        self.voxel_size.native.setSuffix(" Å")
+        self.voxel_size.native.setKeyboardTracking(False)
+        self.model = ModelChoice("picking", remembered.get("model", ""))
+        self.classes = QWidget(
+            toolTip="Classes to show, the score a pick of each needs, and the number of picks."
+        )
+        self.min_distance = FloatSpinBox(
+            min=0,
+            max=2000,
+            step=10,
+            value=remembered.get("min_distance", 0),
+            tooltip="Least distance between two picks of a class. Applied at once. At 0 it is "
+            "what the model says, most often the particle's radius.",
+        )
+        self.min_distance.native.setSpecialValueText("by class")
+        self.min_distance.native.setSuffix(" Å")
+        self.region = drop_down(
+            "Pick in the whole tomogram, or in the box around what is drawn in a Shapes layer "
+            "(around the selected shapes, if some are selected).",
+            choices=self._regions,
+        )
+        self.slices = RangeSlider(tooltip="First and last slice (z) of the box.")
+        self.run = RunControl(
+            "Pick particles", self._start, "Score in the background; press again to cancel."
+        )
+        self.result = note()
+        self.show_scores = CheckBox(
+            text="Show score maps",
+            value=remembered.get("show_scores", False),
+            tooltip="Add the score of each class as an image layer.",
+        )
+        self.save = PushButton(
+            text="Save picks…",
+            tooltip="Write the picks as they are now, your own edits included, for RELION, copick "
+            "or as a table.",
+        )
+        self._rows: list[ClassRow] = []
+        self._form = form = QFormLayout(self)
+        add_row(form, "Tomogram", self.volume)
+        add_row(form, "Voxel size", self.voxel_size)
+        add_row(form, "Model", self.model)
+        add_row(form, "Region", self.region)
+        add_row(form, "Slices", self.slices)
+        self.computing = ComputeOptions(self, form)
+        form.addRow(self.run)
+        form.addRow(self.classes)
+        add_row(form, "Distance", self.min_distance)
+        form.addRow(self.result)
+        form.addRow(self.show_scores.native)
+        form.addRow(self.save.native)
+        self._soon = QTimer(self, singleShot=True, interval=PAUSE)
+        self._soon.timeout.connect(self._apply_thresholds)
+        self.volume.changed.connect(self._on_volume)
+        self.voxel_size.changed.connect(self._calibrate)
+        self.region.changed.connect(self._offer_slices)
+        self.model.menu.changed.connect(self._list_classes)
+        self.min_distance.changed.connect(self._apply_soon)
+        self.show_scores.changed.connect(self._show_score_maps)
+        self.save.changed.connect(self._ask_and_save)
+        self._list_classes()
+        self.reset_choices()
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers that are open now; napari calls this when they change."""
+        self.volume.reset_choices()
+        self.region.reset_choices()
+        self._on_volume()
+
+    def save_picks(self, path: str | Path, format: str | None = None) -> list[Path]:
+        """Write the picks shown, as the user left them.
+
+        Parameters
+        ----------
+        path, format
+            As for `napari_vox3d.write_picks`.
+
+        Returns
+        -------
+        list of Path
+            The files written.
+
+        Raises
+        ------
+        Vox3dError
+            If there are no picks, or the file cannot be written.
+        """
+        scored = self._scored.get(self.volume.value)
+        if scored is None or scored.picks not in self._viewer.layers:
+            raise Vox3dError("There are no picks to save yet; pick particles first.")
+        picks = picks_from_layer(scored.picks, self.volume.value)
+        return vox.write_picks(path, picks, format=format)
+
+    def _tomograms(self, _: object = None) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if _is_tomogram(layer)]
+
+    def _regions(self, _: object = None) -> list[Layer | str]:
+        return [WHOLE] + [layer for layer in self._viewer.layers if isinstance(layer, Shapes)]
+
+    def _on_volume(self) -> None:
+        layer = self.volume.value
+        known = layer is None or volume_from_layer(layer).calibrated
+        self._form.setRowVisible(self.voxel_size.native, not known)
+        if layer is None and not self.run.running:
+            self.result.setText(
+                "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
+            )
+        if layer is not None:
+            self.slices.max = layer.data.shape[0] - 1
+        self._offer_slices()
+        self._count(None)
+        self._apply_soon()
+
+    def _offer_slices(self) -> None:
+        self._form.setRowVisible(self.slices.native, self.region.value != WHOLE)
+
+    def _calibrate(self, size: float) -> None:
+        layer = self.volume.value
+        if layer is not None and size > 0:
+            layer.units = ("angstrom",) * layer.ndim
+            layer.scale = (size,) * layer.ndim
+            self._viewer.reset_view()
+
+    def _list_classes(self) -> None:
+        card = self.model.card
+        self._rows = [ClassRow(kind) for kind in card.classes] if card else []
+        if self.classes.layout() is not None:
+            QWidget().setLayout(self.classes.layout())  # takes the rows of the last model away
+        grid = QGridLayout(self.classes)
+        grid.setContentsMargins(0, 0, 0, 0)
+        grid.setColumnStretch(1, 1)
+        for column, title in enumerate(("Class", "Threshold", "Picks") if self._rows else ()):
+            grid.addWidget(QLabel(title), 0, column)
+        for n, row in enumerate(self._rows, start=1):
+            grid.addWidget(row.shown.native, n, 0)
+            grid.addWidget(row.threshold.native, n, 1)
+            grid.addWidget(row.count, n, 2)
+            row.shown.changed.connect(self._apply_soon)
+            row.threshold.changed.connect(self._apply_soon)
+        self._apply_soon()
+
+    def _apply_soon(self) -> None:
+        self._soon.start()
+
+    def _start(self) -> None:
+        layer, card = self.volume.value, self.model.card
+        if layer is None:
+            raise Vox3dError(
+                "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
+            )
+        if card is None:
+            raise Vox3dError("No model for picking is installed.")
+        volume = volume_from_layer(layer)
+        if not volume.calibrated:
+            raise Vox3dError(f"Set the voxel size of {layer.name!r} first: its file lacks it.")
+        region = self._box(volume)
+        remember("picking", model=card.name)
+        self.result.clear()
+        self.run.run(
+            _score_particles, volume, card.name, region=region, **self.computing.arguments(),
+            then=partial(self._keep, layer, volume, card),
+        )  # fmt: skip
+
+    def _box(self, volume: Volume) -> tuple[slice, slice, slice] | None:
+        """Voxels to pick in, as slices; None for all."""
+        shapes = self.region.value
+        if shapes == WHOLE:
+            return None
+        drawn = [shapes.data[n] for n in sorted(shapes.selected_data)] or shapes.data
+        if not drawn:
+            raise Vox3dError(f"Draw a rectangle in {shapes.name!r} first, or pick everywhere.")
+        world = np.array([shapes.data_to_world(corner) for corner in np.concatenate(drawn)])
+        corners = np.full((len(world), 3), volume.origin)
+        corners[:, -world.shape[1] :] = world
+        index = volume.to_index(corners)
+        low = np.clip(np.floor(index.min(axis=0)), 0, volume.shape).astype(int)
+        high = np.clip(np.ceil(index.max(axis=0)) + 1, 0, volume.shape).astype(int)
+        low[0], high[0] = self.slices.value[0], self.slices.value[1] + 1
+        if (high <= low).any():
+            raise Vox3dError(f"{shapes.name!r} lies outside the tomogram.")
+        return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))
+
+    def _keep(self, layer: Layer, volume: Volume, card: ModelCard, maps: Sequence[Volume]) -> None:
+        if layer not in self._viewer.layers:
+            self.result.setText(f"{layer.name} was closed meanwhile; its picks are dropped.")
+            return
+        before = self._scored.get(layer)
+        scored = Scored(volume, card, maps)
+        if before is not None:
+            scored.picks, scored.as_shown = before.picks, before.as_shown
+            self._remove(before.score_layers)
+        self._scored[layer] = scored
+        self.volume.value = layer
+        self._apply_thresholds()
+        self._show_score_maps()
+
+    def _apply_thresholds(self) -> None:
+        """Find the picks in the kept score maps and show them; the network does not run."""
+        self._soon.stop()
+        scored = self._scored.get(self.volume.value) if self.volume.value is not None else None
+        if scored is None or scored.card != self.model.card:
+            return
+        rows = [row for row in self._rows if row.shown.value]
+        wanted = {row.kind.name: row.threshold.value for row in rows}
+        distance = self.min_distance.value or None
+        try:
+            picks = vox.find_particles(
+                [score for score in scored.maps if score.name in wanted],
+                threshold=wanted,
+                min_distance=distance,
+            )
+        except Vox3dError as error:
+            show_problem(error)
+            return
+        remember("picking", min_distance=self.min_distance.value)
+        self._count(picks)
+        self._show_picks(scored, picks)
+
+    def _show_picks(self, scored: Scored, picks: Picks) -> None:
+        colours = {kind.name: kind.colour for kind in scored.card.classes}
+        data, options, kind = picks_layer(
+            picks, scored.volume, classes=list(colours), face_color_cycle=colours
+        )
+        present = scored.picks is not None and scored.picks in self._viewer.layers
+        said = f"{len(picks)} picks in {scored.volume.name}."
+        if present and not scored.edited:
+            _update_points(scored.picks, data, options)
+        else:
+            if present:
+                said += f" Your own edits are kept in {scored.picks.name}."
+            show_whole_spheres(self._viewer, picks)
+            scored.picks = Layer.create(data, options, kind)
+            self._viewer.add_layer(scored.picks)
+        scored.as_shown = _content(scored.picks)
+        self.result.setText(said)
+
+    def _count(self, picks: Picks | None) -> None:
+        counts = None if picks is None else picks.counts()
+        for row in self._rows:
+            show = counts is not None and row.shown.value
+            row.show_count(counts.get(row.kind.name, 0) if show else None)
+
+    def _show_score_maps(self) -> None:
+        remember("picking", show_scores=self.show_scores.value)
+        scored = self._scored.get(self.volume.value) if self.volume.value is not None else None
+        if scored is None:
+            return
+        self._remove(scored.score_layers)
+        scored.score_layers = []
+        if self.show_scores.value:
+            colours = {kind.name: kind.colour for kind in scored.card.classes}
+            for score in scored.maps:
+                layer = Layer.create(*score_layer(score, colormap=colours[score.name]))
+                scored.score_layers.append(layer)
+                self._viewer.add_layer(layer)
+
+    def _remove(self, layers: Sequence[Layer]) -> None:
+        for layer in layers:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+
+    def _ask_and_save(self) -> None:
+        layer = self.volume.value
+        start = "picks.star" if layer is None else f"{Path(layer.name).stem}_picks.star"
+        path, chosen = QFileDialog.getSaveFileName(
+            self, "Save picks", start, ";;".join(FILE_FORMATS)
+        )
+        if not path:
+            return
+        suffix = chosen.split("*")[-1].rstrip(")")
+        if Path(path).suffix.lower() != suffix:
+            path += suffix
+        try:
+            written = self.save_picks(path, FILE_FORMATS[chosen])
+        except Vox3dError as error:
+            show_problem(error)
+            return
+        self.result.setText("Saved " + ", ".join(file.name for file in written) + ".")
+
+
+def _is_tomogram(layer: Layer) -> bool:
+    if not isinstance(layer, Image) or layer.rgb or layer.ndim != 3:
+        return False
+    held = layer.metadata.get("vox3d")
+    return not (isinstance(held, vox.Volume) and (held.periodic or held.quantity == "score"))
+
+
+def _content(layer: Points) -> tuple[Any, ...]:
+    return layer.data.copy(), layer.features["class"].to_numpy(object, copy=True)
+
+
+def _update_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
+    """Replace all points of a layer."""
+    layer.selected_data = set()
+    layer.face_color = "white"  # a colour by feature cannot be extended from no points at all
+    layer.data = data
+    layer.features = options["features"]
+    layer.size = options["size"]
+    layer.face_color_cycle = options["face_color_cycle"]
+    layer.face_color = options["face_color"]
+    layer.border_color = options["border_color"]
+    layer.metadata = options["metadata"]
+
+
+def _score_particles(*args: Any, **kwargs: Any) -> list[Volume]:
+    # Looked up in the thread, because this imports torch.
+    return vox.score_particles(*args, **kwargs)

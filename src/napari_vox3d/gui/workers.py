@@ -1,0 +1,253 @@
+"""Long functions in a thread: a Run button that becomes Cancel, progress, and the time left.
+
+The functions are the plain ones of the core: they take ``progress(done, total)`` and stop when it
+raises `Cancelled`. They run in napari's function worker, because its generator workers lose every
+`RuntimeError`, and most errors of torch are one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from napari.qt.threading import create_worker
+from napari.utils import cancelable_progress
+from napari.utils.notifications import notification_manager, show_error
+from qtpy.compat import isalive
+from qtpy.QtCore import QTimer
+from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
+
+from napari_vox3d.errors import Cancelled, Vox3dError
+
+REFRESH = 100  # ms between two looks at a running job
+
+
+class UnexpectedError(Exception):
+    """Stands in a notification for an error that is not the user's."""
+
+
+class BackgroundJob:
+    """One run of a function in a thread.
+
+    The thread only runs the function and leaves marks in the attributes below; whoever wants to
+    see the progress looks at them from the main thread.
+
+    Parameters
+    ----------
+    title
+        What the job does, for napari's list of running tasks.
+    function
+        Called with ``progress=`` in addition to its arguments. It must not touch the viewer.
+    *args, **kwargs
+        Arguments of `function`.
+
+    Attributes
+    ----------
+    done, total
+        Last progress that the function reported; 0, 0 before the first report.
+    result
+        What the function returned.
+    error
+        What the function raised, or None.
+    """
+
+    def __init__(self, title: str, function: Callable[..., Any], *args: Any, **kwargs: Any):
+        self.title = title
+        self.done = self.total = 0
+        self.result: Any = None
+        self.error: Exception | None = None
+        self._call = partial(function, *args, progress=self._report, **kwargs)
+        self._clock_start = self._last_report = 0.0
+        self._done_at_start = 0
+        self._worker = create_worker(self, _start_thread=False, _ignore_errors=True)
+
+    def __repr__(self) -> str:
+        return self.title  # napari names the job so when it asks whether to close the window
+
+    def start(self, finished: Callable[[BackgroundJob], None]) -> None:
+        """Start the thread; `finished` is called on the main thread at the end, come what may."""
+        self._worker.finished.connect(lambda: finished(self))
+        self._worker.start()
+
+    def cancel(self) -> None:
+        """Stop the function at its next report of progress."""
+        self._worker.quit()
+
+    @property
+    def cancelled(self) -> bool:
+        """True once the job was asked to stop, here or by napari when its window closes."""
+        return self._worker.abort_requested
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Estimate of the time still needed, or None while there is nothing to go by."""
+        steps = self.done - self._done_at_start
+        if steps <= 0 or self.done >= self.total:
+            return None
+        pace = (self._last_report - self._clock_start) / steps
+        waited = time.monotonic() - self._last_report
+        return max(0.0, pace * (self.total - self.done) - waited)
+
+    def __call__(self) -> None:
+        """Run the function; called in the thread."""
+        # Errors are kept and not raised: napari would show a raised one in its own words.
+        try:
+            from napari_vox3d.inference.device import leave_a_core_free
+
+            with leave_a_core_free():
+                self.result = self._call()
+        except Cancelled:
+            self.cancel()
+        except Exception as error:
+            self.error = error
+
+    def _report(self, done: int, total: int) -> None:
+        if self.cancelled:
+            raise Cancelled("Cancelled.")
+        self._last_report = time.monotonic()
+        if total != self.total or done < self.done:  # the first report, or a new start
+            self._clock_start, self._done_at_start = self._last_report, done
+        self.done, self.total = done, total
+
+
+class RunControl(QWidget):
+    """A Run button that becomes Cancel, with a progress bar below; one job at a time.
+
+    Parameters
+    ----------
+    text
+        Text of the button.
+    prepare
+        Called when the button is pressed: reads layers and settings and calls `run`. A
+        `Vox3dError` it raises is shown.
+    tooltip
+        Tooltip of the button.
+    """
+
+    def __init__(self, text: str, prepare: Callable[[], None], tooltip: str = ""):
+        super().__init__()
+        self.button = QPushButton(text, toolTip=tooltip)
+        self.bar = QProgressBar(visible=False)
+        layout = QVBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.addWidget(self.button)
+        layout.addWidget(self.bar)
+        self._text, self._prepare = text, prepare
+        self._job: BackgroundJob | None = None
+        self._activity: cancelable_progress | None = None
+        self._timer = QTimer(self, interval=REFRESH)
+        self._timer.timeout.connect(self._refresh)
+        self.button.clicked.connect(lambda: self.press())
+
+    @property
+    def running(self) -> bool:
+        """True while a job runs."""
+        return self._job is not None
+
+    def run(self, function: Callable[..., Any], *args: Any, then: Callable[[Any], None],
+            **kwargs: Any) -> None:  # fmt: skip
+        """Run `function` in a thread and hand its result to `then` on the main thread.
+
+        Parameters
+        ----------
+        function
+            Called as ``function(*args, progress=..., **kwargs)``.
+        *args, **kwargs
+            Arguments of `function`.
+        then
+            Called with the result, unless the job failed or was cancelled.
+        """
+        if self.running:
+            return
+        self._job = BackgroundJob(self._text, function, *args, **kwargs)
+        self._activity = cancelable_progress(total=0, desc=self._text)
+        self._job.start(partial(self._settle, then=then))
+        self._timer.start()
+        self._refresh()
+
+    def cancel(self) -> None:
+        """Ask the running job, if any, to stop."""
+        if self._job is not None:
+            self._job.cancel()
+            self._refresh()
+
+    def press(self) -> None:
+        """Do what the button says: run, or cancel."""
+        if self.running:
+            self.cancel()
+            return
+        try:
+            self._prepare()
+        except Vox3dError as error:
+            show_problem(error)
+
+    def _refresh(self) -> None:
+        """Show where the job is; called again and again while it runs."""
+        job, activity = self._job, self._activity
+        if job is None:
+            return
+        if activity.is_canceled:
+            job.cancel()
+        self.button.setText("Cancelling…" if job.cancelled else "Cancel")
+        self.button.setEnabled(not job.cancelled)
+        text = describe_progress(job)
+        self.bar.setMaximum(job.total)
+        self.bar.setValue(job.done)
+        self.bar.setFormat(text)
+        self.bar.show()
+        # Last, because napari processes events here, and the job may end among them.
+        activity.total = job.total
+        activity.update(job.done - activity.n)
+        activity.set_description(f"{self._text}: {text}")
+
+    def _settle(self, job: BackgroundJob, then: Callable[[Any], None]) -> None:
+        self._job = None
+        activity, self._activity = self._activity, None
+        activity.close()
+        if isalive(self):
+            self._timer.stop()
+            self.bar.hide()
+            self.button.setText(self._text)
+            self.button.setEnabled(True)
+        if job.error is not None:
+            show_problem(job.error)
+        elif not job.cancelled and isalive(self):
+            try:
+                then(job.result)
+            except Vox3dError as error:
+                show_problem(error)
+
+
+def describe_progress(job: BackgroundJob) -> str:
+    """Progress in words, such as ``"12 of 40 · 35 s left"``."""
+    if job.done == 0:
+        return "Starting…"
+    left = job.seconds_left
+    return f"{job.done} of {job.total}" + ("" if left is None else f" · {duration(left)} left")
+
+
+def duration(seconds: float) -> str:
+    """A time in words, as exact as an estimate deserves: ``"35 s"``, ``"4 min"``, ``"1.5 h"``."""
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def show_problem(error: Exception) -> None:
+    """Show an error once, as a napari notification.
+
+    A `Vox3dError` says all itself. Any other comes with its type, its traceback behind a button,
+    and the request to report it.
+    """
+    if isinstance(error, Vox3dError):
+        show_error(str(error))
+        return
+    unexpected = UnexpectedError(
+        f"{type(error).__name__}: {str(error).rstrip('.')}. This was not foreseen; please report it."
+    ).with_traceback(error.__traceback__)
+    unexpected.__cause__ = error
+    notification_manager.receive_error(UnexpectedError, unexpected, error.__traceback__)
