@@ -168,8 +168,7 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
     Returns
     -------
     list of Path
-        The files written: `path` alone, or for copick one file per class, because a copick file
-        holds one class.
+        The files written.
 
     Raises
     ------
@@ -183,7 +182,8 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
         reason = "is not the name of a pick file" if format is None else f"no format {format!r}"
         raise FormatError(path, reason, hint=f"Picks can be written as {_PICK_NAMES}.")
     module, options, _ = _PICK_FORMATS[name]
-    return _module(module).write(path, picks, **options) or [path]
+    _module(module).write(path, picks, **options)
+    return [path]
 
 
 def read_atoms(path: str | Path) -> Atoms:

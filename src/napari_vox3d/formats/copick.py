@@ -1,4 +1,4 @@
-"""Picks of one object in one run as copick keeps them (JSON).
+"""Picks of one object in one tomogram as copick keeps them (JSON).
 
 Positions are Å (x, y, z) from the centre of the first voxel; see
 https://github.com/copick/copick, ``CopickPicksFile``.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_vox3d.volume import Volume
+
+_OBJECT = "pickable_object_name"
 
 
 def read(path: str | Path, volume: Volume | None = None) -> Picks:
@@ -54,6 +57,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     try:
         positions = [[float(point["location"][axis]) for axis in "zyx"] for point in points]
         scores = [np.nan if (s := point.get("score")) is None else float(s) for point in points]
+        common = content.get(_OBJECT) or UNNAMED_CLASS
+        labels = np.array([point.get(_OBJECT, common) for point in points], str)
         poses = np.array([point.get("transformation_") or np.eye(4) for point in points], float)
         poses = poses.reshape(-1, 4, 4)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
@@ -61,7 +66,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     frame = {"tomogram": content.get("run_name") or "", "voxel_size": content.get("voxel_spacing")}
     return Picks(
         np.array(positions, float).reshape(-1, 3),
-        np.array(content.get("pickable_object_name") or UNNAMED_CLASS),
+        labels,
         np.array(scores),
         _angles(poses[:, :3, :3]),
         metadata={key: content[key] for key in ("user_id", "session_id") if key in content},
@@ -69,35 +74,30 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     )
 
 
-def write(path: str | Path, picks: Picks) -> list[Path]:
-    """Write picks as copick files, one per class.
+def write(path: str | Path, picks: Picks) -> None:
+    """Write picks as a copick file.
 
-    A copick file holds one object. Picks of one class go to `path`; of several, to
-    ``NAME_CLASS.json`` beside it.
-
-    Returns
-    -------
-    list of Path
-        The files written.
+    A copick file holds one object. Picks of several classes are written all the same, each point
+    with its own ``pickable_object_name``, which this module reads back and copick does not.
 
     Raises
     ------
     FormatError
-        If a file cannot be written.
+        If the file cannot be written.
+
+    Warns
+    -----
+    UserWarning
+        If there are several classes.
     """
-    path = Path(path)
-    if len(picks.classes) < 2:
-        _write_object(path, picks)
-        return [path]
-    paths = []
-    for label in picks.classes:
-        target = path.with_name(f"{path.stem}_{_object_name(label)}{path.suffix}")
-        _write_object(target, picks.select(picks.labels == label))
-        paths.append(target)
-    return paths
-
-
-def _write_object(path: Path, picks: Picks) -> None:
+    names = [_object_name(label) for label in picks.labels]
+    mixed = len(set(names)) > 1
+    if mixed:
+        warnings.warn(
+            f"{Path(path).name} holds {len(set(names))} classes, which copick would take for one "
+            "object. For copick, write each class to a file of its own.",
+            stacklevel=3,
+        )
     poses = _transformations(picks)
     points = [
         {
@@ -105,13 +105,18 @@ def _write_object(path: Path, picks: Picks) -> None:
             "transformation_": pose,
             "instance_id": 0,
             "score": None if np.isnan(score) else score,
+            **({_OBJECT: name} if mixed else {}),
         }
-        for position, pose, score in zip(
-            picks.positions.tolist(), poses.tolist(), np.asarray(picks.scores).tolist(), strict=True
+        for position, pose, score, name in zip(
+            picks.positions.tolist(),
+            poses.tolist(),
+            np.asarray(picks.scores).tolist(),
+            names,
+            strict=True,
         )
     ]
     content: dict[str, Any] = {
-        "pickable_object_name": _object_name(picks.classes[0] if len(picks) else UNNAMED_CLASS),
+        _OBJECT: names[0] if len(set(names)) == 1 else UNNAMED_CLASS,
         "user_id": picks.metadata.get("user_id", "vox3d"),
         "session_id": picks.metadata.get("session_id", "0"),
         "run_name": picks.tomogram,
