@@ -1,0 +1,121 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.units import Bohr
+from pymatgen.io.common import VolumetricData
+
+from napari_vox3d import Volume
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats import cube
+
+DATA = Path(__file__).parent / "data" / "vasp"
+
+
+def volume(quantity="electron density", unit="e/Å³", **fields):
+    lattice = [[3.0, 0, 0], [-1.5, 2.6, 0], [0.2, 0.1, 5]]
+    atoms = Atoms("FeO", scaled_positions=[[0, 0, 0], [0.3, 0.4, 0.5]], cell=lattice, pbc=True)
+    values = np.random.default_rng(0).normal(size=(5, 4, 3))
+    fields = {"atoms": atoms, "origin": np.array([1.0, 2.0, 3.0]), **fields}
+    return Volume.on_lattice(values, lattice, quantity=quantity, unit=unit, **fields)
+
+
+def test_equals_pymatgen():
+    (mine,) = cube.read(DATA / "elec.cube.gz")
+    theirs = VolumetricData.from_cube(str(DATA / "elec.cube.gz"))
+    assert mine.shape == (24, 23, 23)
+    assert mine.quantity == "electron density"
+    assert mine.unit == "e/Å³"
+    np.testing.assert_allclose(mine.values * Bohr**3, theirs.data["total"].T, rtol=1e-12)
+    np.testing.assert_allclose(mine.lattice, theirs.structure.lattice.matrix, rtol=1e-6)
+    np.testing.assert_allclose(mine.atoms.positions, theirs.structure.cart_coords, rtol=1e-6)
+    # 4 Cr of 14 and 5 O of 6 valence electrons, as well as so coarse a grid can sum them
+    assert mine.values.mean() * mine.volume == pytest.approx(86, rel=0.05)
+
+
+@pytest.mark.parametrize("name", ["a.cube", "a.cub.gz"])
+@pytest.mark.parametrize(
+    ("quantity", "unit"),
+    [
+        ("electron density", "e/Å³"),
+        ("superposed atomic density", "e/Å³"),
+        ("spin density", "e/Å³"),
+        ("elf", ""),
+        ("density", ""),
+    ],
+)
+def test_round_trip(tmp_path, name, quantity, unit):
+    mine = volume(quantity, unit)
+    cube.write(tmp_path / name, mine)
+    (again,) = cube.read(tmp_path / name)
+    np.testing.assert_allclose(again.values, mine.values, rtol=1e-6)
+    np.testing.assert_allclose(again.step, mine.step, atol=1e-6)
+    np.testing.assert_allclose(again.origin, mine.origin, atol=1e-6)
+    np.testing.assert_allclose(again.atoms.positions, mine.atoms.positions, atol=1e-6)
+    assert (again.quantity, again.unit, again.periodic) == (quantity, unit, True)
+
+
+def test_file_is_in_bohr(tmp_path):
+    mine = volume()
+    cube.write(tmp_path / "a.cube", mine)
+    lines = (tmp_path / "a.cube").read_text().splitlines()
+    np.testing.assert_allclose(
+        [float(x) for x in lines[2].split()[1:]], np.array([3, 2, 1]) / Bohr, 1e-6
+    )
+    assert float(lines[8]) == pytest.approx(mine.values[0, 0, 0] * Bohr**3, rel=1e-6)
+    assert float(lines[9]) == pytest.approx(mine.values[1, 0, 0] * Bohr**3, rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("comment", "quantity"),
+    [
+        ("SUM OF ALPHA AND BETA DENSITY", "electron density"),
+        ("Electron density from Total SCF Density", "electron density"),
+        ("SPIN DENSITY", "spin density"),
+        ("alpha minus beta density, spin", "spin density"),
+        ("kinetic energy density", "density"),
+        ("ELF", "elf"),
+        ("self-consistent potential", "density"),
+        ("Title", "density"),
+    ],
+)
+def test_quantity_is_told_by_the_comment(tmp_path, comment, quantity):
+    cube.write(tmp_path / "a.cube", volume("density", ""))
+    text = (tmp_path / "a.cube").read_text().split("\n", 1)[1]
+    (tmp_path / "a.cube").write_text(f"{comment}\n{text}")
+    (again,) = cube.read(tmp_path / "a.cube")
+    assert again.quantity == quantity
+    factor = Bohr**3 if "density" in quantity and quantity != "density" else 1
+    np.testing.assert_allclose(again.values * factor, volume().values, rtol=1e-6)
+
+
+def test_several_values_at_each_point(tmp_path):
+    head = "two orbitals\n\n -1 0 0 0 2\n 1 2 0 0\n 1 0 2 0\n 3 0 0 2\n 1 1 0 0 0\n 2 4 5\n"
+    path = tmp_path / "mo.cube"
+    path.write_text(head + " 1 2 3 4 5 6\n")
+    first, second = cube.read(path)
+    assert first.values.ravel().tolist() == [1, 3, 5]
+    assert second.values.ravel().tolist() == [2, 4, 6]
+    assert (first.name, second.name) == ("H mo.cube 4", "H mo.cube 5")
+
+
+@pytest.mark.parametrize("cut", [10, 200, 900])
+def test_truncated(tmp_path, cut):
+    cube.write(tmp_path / "a.cube", volume())
+    path = tmp_path / "short.cube"
+    path.write_bytes((tmp_path / "a.cube").read_bytes()[:cut])
+    with pytest.raises(FormatError, match="not a complete cube"):
+        cube.read(path)
+
+
+def test_without_atoms(tmp_path):
+    cube.write(tmp_path / "a.cube", volume(atoms=None))
+    (again,) = cube.read(tmp_path / "a.cube")
+    assert len(again.atoms) == 0
+
+
+def test_complex_values_are_refused(tmp_path):
+    mine = volume()
+    with pytest.raises(FormatError, match="complex"):
+        cube.write(tmp_path / "a.cube", mine.with_values(mine.values * 1j))
