@@ -62,6 +62,9 @@ class Model:
     def network(self, device: str | torch.device = "cpu") -> nn.Module:
         """Give the network with its weights, in evaluation mode; one is kept per device.
 
+        Everyone who asks shares it, so its parameters are frozen; training starts from a copy
+        (`copy.deepcopy`) with ``requires_grad_(True)``.
+
         Raises
         ------
         ModelError
