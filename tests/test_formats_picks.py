@@ -227,6 +227,10 @@ def test_copick_of_the_czii_challenge(tmp_path):
         ('{"points": [], "unit": "nm"}', "positions in 'nm'"),
         ('{"points": [{"location": {"x": 1}}]}', "not one of copick's"),
         ('{"points": [3]}', "not one of copick's"),
+        (
+            '{"points": [{"location": {"x": 1, "y": 2, "z": 3}, "transformation_": [[0]]}]}',
+            "not one of copick's",
+        ),
     ],
 )
 def test_bad_copick_files(tmp_path, text, message):

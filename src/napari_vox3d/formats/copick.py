@@ -60,7 +60,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         common = content.get(_OBJECT) or UNNAMED_CLASS
         labels = np.array([point.get(_OBJECT, common) for point in points], str)
         poses = np.array([point.get("transformation_") or np.eye(4) for point in points], float)
-        poses = poses.reshape(-1, 4, 4)
+        angles = _angles(poses.reshape(-1, 4, 4)[:, :3, :3])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(path, f"holds a point that is not one of copick's ({error!r})") from None
     frame = {"tomogram": content.get("run_name") or "", "voxel_size": content.get("voxel_spacing")}
@@ -68,7 +68,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         np.array(positions, float).reshape(-1, 3),
         labels,
         np.array(scores),
-        _angles(poses[:, :3, :3]),
+        angles,
         metadata={key: content[key] for key in ("user_id", "session_id") if key in content},
         **{**frame, **frame_of(volume)},
     )
@@ -140,7 +140,7 @@ def _transformations(picks: Picks) -> NDArray[np.float64]:
     if picks.angles is not None and len(picks):
         from scipy.spatial.transform import Rotation
 
-        # RELION's matrix turns the tomogram's frame into the particle's: copick's is its inverse.
+        # The angles turn the tomogram's frame into the particle's; copick stores the way back.
         poses[:, :3, :3] = Rotation.from_euler("ZYZ", picks.angles, degrees=True).inv().as_matrix()
     return poses
 
