@@ -1,0 +1,231 @@
+"""`CryoET3DCNN`: which particle sits at the centre of a window, for one window or a whole volume.
+
+The network classifies windows of 64³ voxels. Its dense form slides it over a volume in one fully
+convolutional pass: the first fully connected layer becomes an 8³ convolution, the second a 1³ one.
+Both agree on an input of exactly 64³. On larger inputs they differ, because each separate window
+pads its own border with zeros while the dense form sees what lies there; so train the dense form
+for dense use.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+WINDOW = 64  # voxels along each edge of a window
+HALO = 8  # voxels that the zero padding at the border of an input reaches, rounded up to a stride
+_CELLS = 8  # feature cells along each edge of a window
+_CHANNELS = (1, 32, 64, 128)
+_HIDDEN = 512
+
+Stride = Literal[4, 8]
+
+
+class CryoET3DCNN(nn.Module):
+    """Classifier of 64³ windows: three convolutions with pooling, two fully connected layers.
+
+    Parameters
+    ----------
+    num_classes
+        Outputs, the background among them.
+    dropout
+        Probability in the classifier.
+    batch_norm
+        Normalise each convolution's output over the batch. The specification names this in its
+        text but not in its list of layers, so it is off unless asked for; it changes the names of
+        the parameters of ``features``.
+
+    Notes
+    -----
+    Convolutions start from Kaiming's normal distribution (fan-out) and zero bias, linear layers
+    from PyTorch's default. With 6 classes there are 33,835,590 parameters.
+    """
+
+    def __init__(
+        self, num_classes: int = 6, dropout: float = 0.5, batch_norm: bool = False
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.dropout, self.batch_norm = num_classes, dropout, batch_norm
+        self.features = _features(batch_norm)
+        self.classifier = nn.Sequential(
+            nn.Linear(_CHANNELS[-1] * _CELLS**3, _HIDDEN),
+            nn.ReLU(inplace=True),
+            nn.Dropout(dropout),
+            nn.Linear(_HIDDEN, num_classes),
+        )
+
+    def forward(self, windows: Tensor) -> Tensor:
+        """Classify windows.
+
+        Parameters
+        ----------
+        windows
+            (B, 1, 64, 64, 64) normalised densities.
+
+        Returns
+        -------
+        Tensor
+            (B, num_classes) logits.
+
+        Raises
+        ------
+        ValueError
+            If the windows have another shape.
+        """
+        if windows.shape[1:] != (1, WINDOW, WINDOW, WINDOW):
+            raise ValueError(
+                f"CryoET3DCNN takes windows of shape (B, 1, 64, 64, 64), not "
+                f"{tuple(windows.shape)}; use dense() for whole volumes"
+            )
+        return self.classifier(self.features(windows).flatten(1))
+
+    def dense(self) -> DenseCryoET3DCNN:
+        """Fully convolutional form; it shares the parameters of this network."""
+        dense = DenseCryoET3DCNN(self.num_classes, dropout=self.dropout, features=self.features)
+        first, last = self.classifier[0], self.classifier[3]
+        dense.classifier[0].weight.data = first.weight.data.view(dense.classifier[0].weight.shape)
+        dense.classifier[0].bias = first.bias
+        dense.classifier[3].weight.data = last.weight.data.view(dense.classifier[3].weight.shape)
+        dense.classifier[3].bias = last.bias
+        return dense.train(self.training)
+
+
+class DenseCryoET3DCNN(nn.Module):
+    """`CryoET3DCNN` at every window of a volume, in one pass.
+
+    Parameters
+    ----------
+    num_classes
+        Outputs, the background among them.
+    rank
+        Factor the 8³ convolution into one with `rank` outputs and a 1³ one. None: leave it whole.
+        A factored network is much cheaper and can be stored in a few megabytes; its product is an
+        ordinary `CryoET3DCNN`.
+    dropout
+        Probability in the classifier.
+    features
+        Convolutional part to share; None makes a new one.
+    """
+
+    def __init__(
+        self,
+        num_classes: int = 6,
+        rank: int | None = None,
+        dropout: float = 0.5,
+        features: nn.Sequential | None = None,
+    ) -> None:
+        super().__init__()
+        self.features = _features(False) if features is None else features
+        window: nn.Module
+        if rank is None:
+            window = nn.Conv3d(_CHANNELS[-1], _HIDDEN, _CELLS)
+        else:
+            window = nn.Sequential(
+                nn.Conv3d(_CHANNELS[-1], rank, _CELLS, bias=False), nn.Conv3d(rank, _HIDDEN, 1)
+            )
+        self.classifier = nn.Sequential(
+            window, nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Conv3d(_HIDDEN, num_classes, 1)
+        )
+
+    def forward(self, volume: Tensor, stride: Stride = 8) -> Tensor:
+        """Classify every window whose corner lies on a multiple of `stride`.
+
+        Parameters
+        ----------
+        volume
+            (B, 1, D, H, W) normalised densities; multiples of 8 along each axis, at least 64.
+        stride
+            Voxels between windows. 4 leaves out the stride of the last pooling and spreads the 8³
+            convolution instead: the same network, evaluated at more places.
+
+        Returns
+        -------
+        Tensor
+            (B, num_classes, d, h, w) logits with d = (D − 64) / stride + 1 and so on. Logit
+            (k, j, i) belongs to the window centred at voxel ``stride * (k, j, i) + 31.5``.
+
+        Raises
+        ------
+        ValueError
+            If the volume is smaller than a window or not a multiple of 8 long.
+        """
+        if min(volume.shape[2:]) < WINDOW or any(n % 8 for n in volume.shape[2:]):
+            raise ValueError(
+                f"volumes need at least 64 voxels, in multiples of 8, along each axis, not "
+                f"{tuple(volume.shape[2:])}"
+            )
+        return self.classify(self.extract(volume, stride), stride)
+
+    def extract(self, volume: Tensor, stride: Stride = 8) -> Tensor:
+        """Feature cells of a volume (B, 1, D, H, W): (B, 128, d, h, w).
+
+        With stride 8 there is one cell for 8³ voxels; with stride 4 the cells overlap by half and
+        d = D / 4 − 1.
+        """
+        *layers, pool = self.features
+        for layer in layers:
+            volume = layer(volume)
+        return F.max_pool3d(volume, 2, stride=1) if stride == 4 else pool(volume)
+
+    def classify(self, features: Tensor, stride: Stride = 8) -> Tensor:
+        """Logits (B, num_classes, …) of the windows that lie wholly on the features given."""
+        window, *head = self.classifier
+        spread, *rest = window if isinstance(window, nn.Sequential) else (window,)
+        logits = F.conv3d(features, spread.weight, spread.bias, dilation=8 // stride)
+        for layer in (*rest, *head):
+            logits = layer(logits)
+        return logits
+
+    def windowed_state(self) -> dict[str, Tensor]:
+        """Parameters under the names of `CryoET3DCNN`.
+
+        A factored first layer is given as ``classifier.0.weight.left`` (512, rank) and
+        ``classifier.0.weight.right`` (rank, 65536); their product is the layer's weight.
+        """
+        state = {f"features.{name}": value for name, value in self.features.state_dict().items()}
+        window, last = self.classifier[0], self.classifier[3]
+        if isinstance(window, nn.Sequential):
+            spread, mix = window
+            state["classifier.0.weight.left"] = mix.weight.detach().flatten(1)
+            state["classifier.0.weight.right"] = spread.weight.detach().flatten(1)
+            state["classifier.0.bias"] = mix.bias.detach()
+        else:
+            state["classifier.0.weight"] = window.weight.detach().flatten(1)
+            state["classifier.0.bias"] = window.bias.detach()
+        state["classifier.3.weight"] = last.weight.detach().flatten(1)
+        state["classifier.3.bias"] = last.bias.detach()
+        return state
+
+
+def factor(network: CryoET3DCNN, rank: int) -> DenseCryoET3DCNN:
+    """Dense form with its first layer cut to the `rank` largest singular values.
+
+    Exact when the layer has no higher rank, as in networks that were trained factored.
+    """
+    dense = DenseCryoET3DCNN(
+        network.num_classes, rank, dropout=network.dropout, features=network.features
+    )
+    first, last = network.classifier[0], network.classifier[3]
+    left, sizes, right = torch.svd_lowrank(first.weight.detach(), q=rank, niter=4)
+    spread, mix = dense.classifier[0]
+    with torch.no_grad():
+        mix.weight.copy_((left * sizes.sqrt()).view_as(mix.weight))
+        spread.weight.copy_((right * sizes.sqrt()).T.reshape_as(spread.weight))
+        mix.bias.copy_(first.bias)
+        dense.classifier[3].weight.copy_(last.weight.view_as(dense.classifier[3].weight))
+        dense.classifier[3].bias.copy_(last.bias)
+    return dense.train(network.training)
+
+
+def _features(batch_norm: bool) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for inputs, outputs in zip(_CHANNELS, _CHANNELS[1:], strict=False):
+        convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
+        nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(convolution.bias)
+        layers += [convolution, *([nn.BatchNorm3d(outputs)] if batch_norm else [])]
+        layers += [nn.ReLU(inplace=True), nn.MaxPool3d(2)]
+    return nn.Sequential(*layers)
