@@ -7,14 +7,14 @@ keyword arguments, layer type), so nothing here imports napari.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from itertools import product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.gui.appearance import cell_tubes, class_colours, volume_look
 from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 
@@ -29,12 +29,7 @@ LayerData = tuple[Any, dict[str, Any], str]
 FRAME = {"units": "angstrom", "axis_labels": ("z", "y", "x")}
 # In a slice each sphere is the disc in which the plane cuts it.
 SPHERES = {"shading": "spherical", "projection_mode": "rescale_spherical"}
-CLASS_COLOURS = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
-    "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
-)  # fmt: skip
 CELL_COLOUR = (0.6, 0.65, 0.7, 1.0)
-SIGNED_QUANTITIES = ("spin density", "potential")
 DEFAULT_DIAMETER = 150.0  # Å, for picks of unknown size: between an enzyme and a ribosome
 
 
@@ -61,7 +56,7 @@ def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
     name = volume.name or volume.quantity
     kwargs = {
         **FRAME,
-        **_look(volume, shown.values),
+        **volume_look(volume, shown.values),
         "name": name if volume.calibrated else f"{name} (voxel size unknown)",
         "scale": np.diag(shown.step),
         "translate": shown.origin,
@@ -156,7 +151,7 @@ def cell_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
     """
     volume = isinstance(source, Volume)
     cell = source.cell if volume else source.cell.array[::-1, ::-1]
-    vertices, faces = _tubes(cell, radius=0.01 * np.abs(np.linalg.det(cell)) ** (1 / 3))
+    vertices, faces = cell_tubes(cell, radius=0.01 * np.abs(np.linalg.det(cell)) ** (1 / 3))
     # napari keeps vertices up to half a data unit away from a slice; one data unit of twice the
     # size of the cell keeps all of them.
     unit = 2 * float(np.ptp(vertices, axis=0).max())
@@ -170,26 +165,6 @@ def cell_layer(source: Volume | Atoms, **overrides: Any) -> LayerData:
         "metadata": {"provenance": {"source": getattr(source, "source", "")}},
     }
     return (vertices / unit, faces), {**kwargs, **overrides}, "surface"
-
-
-def _tubes(cell: NDArray[np.float64], radius: float, sides: int = 6) -> tuple[Any, Any]:
-    """Vertices (Å) and triangles of prisms around the twelve edges of a cell."""
-    corners = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
-    angle = np.arange(sides) * 2 * np.pi / sides
-    side = np.arange(sides)
-    after = (side + 1) % sides
-    prism = np.concatenate([
-        np.stack([side, after, side + sides], axis=1),
-        np.stack([after, after + sides, side + sides], axis=1),
-    ])  # fmt: skip
-    vertices, faces = [], []
-    for axis, corner in product(range(3), corners):
-        start, edge = np.insert(corner, axis, 0) @ cell, cell[axis]
-        across = np.linalg.svd(edge[None])[2][1:]
-        ring = radius * (np.outer(np.cos(angle), across[0]) + np.outer(np.sin(angle), across[1]))
-        faces.append(prism + sum(map(len, vertices)))
-        vertices.append(np.concatenate([start + ring, start + edge + ring]))
-    return np.concatenate(vertices), np.concatenate(faces)
 
 
 def picks_layer(picks: Picks, volume: Volume | None = None, *,
@@ -287,12 +262,6 @@ def show_whole_spheres(viewer: ViewerModel, picks: Picks) -> None:
                 layer.projection_mode = "none"
     viewer.dims.ndim = max(viewer.dims.ndim, 3)
     viewer.dims.thickness = tuple(max(diameter, old) for old in viewer.dims.thickness)
-
-
-def class_colours(classes: Iterable[str]) -> dict[str, str]:
-    """Colour of each class: the same order of names always gives the same colours."""
-    names = dict.fromkeys(classes)
-    return {name: CLASS_COLOURS[n % len(CLASS_COLOURS)] for n, name in enumerate(names)}
 
 
 def volume_from_layer(layer: Image) -> Volume:
@@ -431,46 +400,6 @@ def _orthogonal(volume: Volume) -> Volume:
     return volume
 
 
-def _look(volume: Volume, shown: Any) -> dict[str, Any]:
-    """Colormap, contrast limits and 3D rendering that suit a quantity.
-
-    Crystals are isosurfaces in 3D; a tomogram is a plane through its middle, because noise hides
-    all else in projections.
-    """
-    sample = _sample(shown)
-    if not volume.periodic and volume.quantity == "density":
-        middle = [n // 2 for n in shown.shape]
-        return {
-            "colormap": "gray",
-            "contrast_limits": _limits(*np.percentile(sample, (0.5, 99.5))),
-            "depiction": "plane",
-            "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 4},
-            "rendering": "average",
-        }
-    upper = float(np.percentile(sample, 90))
-    if volume.quantity in ("elf", "score"):
-        colormap, limits, level = "viridis", (0.0, 1.0), min(0.7, upper)
-    elif volume.quantity in SIGNED_QUANTITIES:
-        # Only differences of a potential mean something; a spin density has a true zero.
-        centre = float(np.median(sample)) if volume.quantity == "potential" else 0.0
-        width = float(np.percentile(np.abs(sample - centre), 99))
-        colormap, limits, level = "PiYG", _limits(centre - width, centre + width), upper
-    else:
-        low, high = min(0.0, float(sample.min())), np.percentile(sample, 98)
-        colormap, limits, level = "magma", _limits(low, high), upper
-    return {
-        "colormap": colormap,
-        "contrast_limits": limits,
-        "rendering": "iso",
-        "iso_threshold": level,
-        "interpolation2d": "linear",
-    }
-
-
-def _limits(low: float, high: float) -> tuple[float, float]:
-    return float(low), float(high) if high > low else float(low) + 1
-
-
 def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
     # A resampled box is in memory and may have been copied with its layer; a native grid may be
     # a large file, and another array of the same values does as well there.
@@ -479,17 +408,6 @@ def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
         and data.shape == shown.shape
         and bool(np.array_equal(data, shown.values))
     )
-
-
-def _sample(values: Any, count: int = 5) -> NDArray[np.float64]:
-    """Finite values of a few planes: enough for contrast limits, and a file is not loaded."""
-    planes = np.unique(np.linspace(0, len(values) - 1, count + 2).round().astype(int)[1:-1])
-    thin = [max(1, n // 256) for n in values.shape[1:]]
-    sample = np.concatenate([
-        np.asarray(values[k, :: thin[0], :: thin[1]], np.float64).ravel() for k in planes
-    ])  # fmt: skip
-    finite = sample[np.isfinite(sample)]
-    return finite if finite.size else np.zeros(1)
 
 
 def _wrapped(atoms: Atoms, source: Volume | Atoms) -> Atoms:

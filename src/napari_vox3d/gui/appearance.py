@@ -1,0 +1,130 @@
+"""How things look: colours of classes, contrast of volumes, the tubes of a unit cell."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from itertools import product
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from napari_vox3d.volume import Volume
+
+CLASS_COLOURS = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
+    "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
+)  # fmt: skip
+SIGNED_QUANTITIES = ("spin density", "potential")
+
+
+def class_colours(classes: Iterable[str]) -> dict[str, str]:
+    """Colour of each class: the same order of names always gives the same colours."""
+    names = dict.fromkeys(classes)
+    return {name: CLASS_COLOURS[n % len(CLASS_COLOURS)] for n, name in enumerate(names)}
+
+
+def volume_look(volume: Volume, shown: Any) -> dict[str, Any]:
+    """Colormap, contrast limits and 3D rendering that suit a quantity.
+
+    Crystals are isosurfaces in 3D; a tomogram is a plane through its middle, because noise hides
+    all else in projections.
+
+    Parameters
+    ----------
+    volume
+        What is shown.
+    shown
+        (z, y, x) values of it that napari gets; only a few planes of them are read.
+
+    Returns
+    -------
+    dict
+        Keyword arguments of `napari.layers.Image`.
+    """
+    sample = _sample(shown)
+    if not volume.periodic and volume.quantity == "density":
+        middle = [n // 2 for n in shown.shape]
+        return {
+            "colormap": "gray",
+            "contrast_limits": _limits(*np.percentile(sample, (0.5, 99.5))),
+            "depiction": "plane",
+            "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 4},
+            "rendering": "average",
+        }
+    upper = float(np.percentile(sample, 90))
+    if volume.quantity in ("elf", "score"):
+        colormap, limits, level = "viridis", (0.0, 1.0), min(0.7, upper)
+    elif volume.quantity in SIGNED_QUANTITIES:
+        # Only differences of a potential mean something; a spin density has a true zero.
+        centre = float(np.median(sample)) if volume.quantity == "potential" else 0.0
+        width = float(np.percentile(np.abs(sample - centre), 99))
+        colormap, limits, level = "PiYG", _limits(centre - width, centre + width), upper
+    else:
+        low, high = min(0.0, float(sample.min())), np.percentile(sample, 98)
+        colormap, limits, level = "magma", _limits(low, high), upper
+    return {
+        "colormap": colormap,
+        "contrast_limits": limits,
+        "rendering": "iso",
+        "iso_threshold": level,
+        "interpolation2d": "linear",
+    }
+
+
+def _limits(low: float, high: float) -> tuple[float, float]:
+    return float(low), float(high) if high > low else float(low) + 1
+
+
+def cell_tubes(
+    cell: NDArray[np.float64], radius: float, sides: int = 6
+) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Make prisms around the twelve edges of a cell.
+
+    Parameters
+    ----------
+    cell
+        (3, 3) Å: rows are the edges, (z, y, x).
+    radius
+        Å.
+    sides
+        Number of sides of each prism.
+
+    Returns
+    -------
+    vertices
+        (24·sides, 3) Å (z, y, x).
+    faces
+        (24·sides, 3) indices of the corners of triangles.
+    """
+    corners = np.array([(0, 0), (0, 1), (1, 0), (1, 1)])
+    angle = np.arange(sides) * 2 * np.pi / sides
+    side = np.arange(sides)
+    after = (side + 1) % sides
+    prism = np.concatenate([
+        np.stack([side, after, side + sides], axis=1),
+        np.stack([after, after + sides, side + sides], axis=1),
+    ])  # fmt: skip
+    vertices, faces = [], []
+    for axis, corner in product(range(3), corners):
+        start, edge = np.insert(corner, axis, 0) @ cell, cell[axis]
+        across = np.linalg.svd(edge[None])[2][1:]
+        ring = radius * (np.outer(np.cos(angle), across[0]) + np.outer(np.sin(angle), across[1]))
+        faces.append(prism + sum(map(len, vertices)))
+        vertices.append(np.concatenate([start + ring, start + edge + ring]))
+    return np.concatenate(vertices), np.concatenate(faces)
+
+
+def _sample(values: Any, count: int = 5) -> NDArray[np.float64]:
+    """Finite values of a few planes: enough for contrast limits, and a file is not loaded."""
+    if isinstance(values, np.ndarray):  # planes that lie together in the file
+        values = values.transpose(np.argsort(values.strides)[::-1])
+    planes = np.unique(np.linspace(0, len(values) - 1, count + 2).round().astype(int)[1:-1])
+    thin = [max(1, n // 256) for n in values.shape[1:]]
+    sample = np.concatenate([
+        np.asarray(values[k, :: thin[0], :: thin[1]], np.float64).ravel() for k in planes
+    ])  # fmt: skip
+    finite = sample[np.isfinite(sample)]
+    return finite if finite.size else np.zeros(1)
