@@ -201,7 +201,7 @@ def _volumes(
     between: list[bytes],
     images: bool,
 ) -> list[Volume]:
-    bad = sum(int(np.isnan(block).sum()) for block in blocks)
+    bad = sum(int(np.count_nonzero(np.isnan(block))) for block in blocks)
     if bad:
         warnings.warn(
             f"{path}: {bad} values are no numbers (asterisks or NaN); they are NaN here.",

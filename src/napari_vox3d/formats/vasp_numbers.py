@@ -15,7 +15,12 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 15  # numbers decoded at a time: their columns stay in the cache
 _PIECE = 1 << 16  # lines parsed at a time where the layout is free
 _EXACT = 22  # 10**22 is the largest power of ten that a double holds exactly
-_POWERS = 10.0 ** np.arange(_EXACT + 1)
+_WIDTHS = {12: 5, 18: 11}  # of a field, and the digits of its mantissa
+_HUNDREDS = 100.0 ** np.arange(4, -1, -1)
+_DIVISORS = {
+    digits: 10.0 ** np.clip(digits - np.r_[0:100, 0:-100:-1], 0, _EXACT)
+    for digits in _WIDTHS.values()
+}
 Text = bytes | mmap.mmap
 _TOKEN = re.compile(
     rb"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[EeDdQq][+-]?\d+|(?P<bare>[+-]\d{3})(?![\d.]))?)"
@@ -75,7 +80,6 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
             raise BadNumberError(offset, f"more than the {count} values that the grid holds")
         values[done : done + len(found)] = found
         done, offset = done + len(found), end
-    values[~np.isfinite(values)] = np.nan
     return values, offset
 
 
@@ -98,7 +102,7 @@ def _read_columns(text: Text, start: int, values: NDArray[np.float64]) -> tuple[
     newline = text.find(b"\n", start)
     line = text[start:newline] if newline >= 0 else b""
     columns = len(line.split())
-    if not columns or len(line) % columns or len(line) // columns not in (12, 18):
+    if not columns or len(line) % columns or len(line) // columns not in _WIDTHS:
         return 0, start
     width, length = len(line) // columns, len(line) + 1
     lines = min(len(values) // columns, (len(text) - start) // length)
@@ -129,12 +133,12 @@ def _decode(fields: NDArray[np.uint8], values: NDArray[np.float64]) -> bool:
     """Decode (n, width) fields `` 0.ddddE+dd`` into `values`; False if one is anything else.
 
     The digits make an integer below 2**53 and the power of ten is exact up to 10**22, so that
-    one division or product is correctly rounded, as in ``strtod``.
+    one division is correctly rounded, as in ``strtod``.
     """
     columns = np.ascontiguousarray(fields.T)
     blank, lead, point = columns[:3]
+    letter, sign = columns[-4:-2]
     digits = columns[3:-4] - np.uint8(ord("0"))
-    letter, sign = columns[-4], columns[-3]
     exponent = columns[-2:] - np.uint8(ord("0"))
     negative = lead == ord("-")
     down = sign == ord("-")
@@ -149,31 +153,39 @@ def _decode(fields: NDArray[np.uint8], values: NDArray[np.float64]) -> bool:
     ):
         return False
     places = len(digits)
-    mantissa = _POWERS[places - 1 :: -1][:places] @ digits.astype(np.float64)
-    power = exponent[0].astype(np.int16) * 10 + exponent[1]
-    np.negative(power, out=power, where=down)
-    power -= places
-    size = np.abs(power)
-    scale = _POWERS[np.minimum(size, _EXACT)]
-    np.divide(mantissa, scale, out=values)
-    np.multiply(mantissa, scale, out=values, where=power > 0)
+    pairs = digits[1::2] * np.uint8(10) + digits[2::2]  # behind the first digit of an odd number
+    mantissa = _HUNDREDS[-len(pairs) :] @ pairs.astype(np.float64)
+    mantissa += digits[0] * 10.0 ** (places - 1)
+    size = exponent[0] * np.uint8(10) + exponent[1]
+    index = size + down * np.uint8(100)  # 0 to 99: E+00 to E+99; 100 to 199: E-00 to E-99
+    np.divide(mantissa, _DIVISORS[places].take(index), out=values)
     np.negative(values, out=values, where=negative)
-    far = (size > _EXACT) & (mantissa != 0)
+    far = np.where(down, size > _EXACT - places, size > places) & (mantissa != 0)
     if far.any():
         values[far] = np.fromstring(fields[far].tobytes(), sep=" ")
     return True
 
 
 def _parse(text: Text, start: int, end: int) -> NDArray[np.float64]:
-    """Numbers between two bytes, whatever the layout."""
+    """Numbers between two bytes, whatever the layout; NaN for what is none or infinite."""
     piece = text[start:end]
-    if not piece.translate(None, b"0123456789+-.eE \t\r\n"):
-        try:
-            values = np.fromstring(piece, sep=" ")
-        except ValueError:
-            values = np.empty(0)
-        if len(values) == len(piece.split()):
-            return values
+    values = None if piece.translate(None, b"0123456789+-.eE \t\r\n") else _plain_numbers(piece)
+    if values is None:
+        values = _odd_numbers(piece, start)
+    values[~np.isfinite(values)] = np.nan
+    return values
+
+
+def _plain_numbers(piece: bytes) -> NDArray[np.float64] | None:
+    """Blank-separated numbers as C knows them, or None if there is anything else."""
+    try:
+        values = np.fromstring(piece, sep=" ")
+    except ValueError:
+        return None
+    return values if len(values) == len(piece.split()) else None  # older NumPy stops silently
+
+
+def _odd_numbers(piece: bytes, start: int) -> NDArray[np.float64]:
     found = []
     position = 0
     for match in _TOKEN.finditer(piece):
