@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -66,8 +67,13 @@ class ModelChoice(QWidget):
     def __init__(self, task: Task, remembered: str = ""):
         super().__init__()
         self._cards = {card.name: card for card in vox.list_models(task)}
+        titles = Counter(card.title for card in self._cards.values())
         self.menu = drop_down(
-            "", choices=[(card.title, card.name) for card in self._cards.values()]
+            "",
+            choices=[  # a drop-down keeps one of several choices of the same text
+                (card.title if titles[card.title] == 1 else f"{card.title} ({name})", name)
+                for name, card in self._cards.items()
+            ],
         )
         self.about = note()
         layout = QVBoxLayout(self)

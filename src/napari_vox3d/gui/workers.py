@@ -246,8 +246,7 @@ def show_problem(error: Exception) -> None:
     if isinstance(error, Vox3dError):
         show_error(str(error))
         return
-    unexpected = UnexpectedError(
-        f"{type(error).__name__}: {str(error).rstrip('.')}. This was not foreseen; please report it."
-    ).with_traceback(error.__traceback__)
+    said = f"{type(error).__name__}: {error}".rstrip(".")
+    unexpected = UnexpectedError(f"{said}. This was not foreseen; please report it.")
     unexpected.__cause__ = error
     notification_manager.receive_error(UnexpectedError, unexpected, error.__traceback__)

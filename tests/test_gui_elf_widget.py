@@ -1,0 +1,250 @@
+import json
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk
+from ase.io import write
+from napari.layers import Layer
+from napari.settings import get_plugin_settings
+from napari.utils.notifications import notification_manager
+
+import napari_vox3d as vox
+from napari_vox3d.errors import InferenceError
+from napari_vox3d.gui.controls import choose
+from napari_vox3d.gui.elf_widget import FILE
+from napari_vox3d.gui.layers import structure_layers, volume_layers
+from napari_vox3d.volume import Volume
+
+CARD = {
+    "name": "simple",
+    "title": "Simple ELF",
+    "task": "elf",
+    "input": {},
+    "training": "None.",
+    "licence": "BSD-3-Clause",
+    "version": "1",
+    "description": "Mean error 0.1 on held-out crystals.",
+    "metrics": [{"data": "Held-out crystals", "rows": [{"crystal": "Si", "MAE": 0.123456}]}],
+}
+
+
+@pytest.fixture(autouse=True)
+def model(tmp_path, monkeypatch):
+    for name in ("simple", "other"):
+        folder = tmp_path / "models" / name
+        folder.mkdir(parents=True)
+        (folder / "card.json").write_text(json.dumps({**CARD, "name": name}))
+    monkeypatch.setenv("NAPARI_VOX3D_MODELS", str(tmp_path / "models"))
+
+
+@pytest.fixture(autouse=True)
+def _fresh_settings():
+    get_plugin_settings("napari-vox3d").reset()
+
+
+@pytest.fixture
+def errors():
+    caught = []
+    notification_manager.notification_ready.connect(caught.append)
+    yield caught
+    notification_manager.notification_ready.disconnect(caught.append)
+
+
+@pytest.fixture
+def inference(monkeypatch):
+    """Stands in for the network: remembers its arguments and does what it is told."""
+    state = SimpleNamespace(calls=[], error=None, endless=False)
+
+    def predict(source, model, *, spacing, device, precision, progress):
+        state.calls.append((source, model, spacing, device, precision))
+        progress(0, 4)
+        while state.endless:
+            progress(1, 4)
+            time.sleep(0.01)
+        if state.error is not None:
+            raise state.error
+        fields = {
+            "quantity": "elf",
+            "name": "new ELF",
+            "metadata": {"provenance": {"input": "superposed atomic densities"}},
+        }
+        if isinstance(source, Volume):
+            return source.with_values(np.full(source.shape, 0.5, np.float32), **fields)
+        atoms = source if isinstance(source, Atoms) else vox.formats.read_atoms(source)
+        values = np.full((8, 6, 6), 0.25, np.float32)
+        return Volume.on_lattice(values, atoms.cell.array, atoms=atoms, **fields)
+
+    monkeypatch.setattr(vox, "predict_elf", predict)
+    return state
+
+
+@pytest.fixture
+def opened(make_napari_viewer):
+    viewer = make_napari_viewer()
+    _, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", "Predict ELF")
+    choose(widget.model.menu, "simple")
+    return viewer, widget
+
+
+def magnesium():
+    atoms = bulk("Mg")  # hexagonal: shown on an orthogonal box
+    values = np.random.default_rng(0).random((10, 6, 6)).astype(np.float32)
+    return Volume.on_lattice(
+        values, atoms.cell.array, atoms=atoms, quantity="electron density", name="Mg CHGCAR"
+    )
+
+
+def add(viewer, layers):
+    return [viewer.add_layer(Layer.create(*layer)) for layer in layers]
+
+
+def press_and_wait(qtbot, widget):
+    widget.run.press()
+    qtbot.waitUntil(lambda: not widget.run.running, timeout=20000)
+
+
+def test_importing_the_widgets_needs_no_torch():
+    code = (
+        "import sys, napari_vox3d.gui.elf_widget, napari_vox3d.gui.picking_widget;"
+        "sys.exit('torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_empty_window_says_what_to_do(opened, qtbot, errors, inference):
+    _, widget = opened
+    assert widget.source.value == FILE
+    assert "Open Sample" in widget.result.text()
+    press_and_wait(qtbot, widget)
+    assert [error.message for error in errors] == [
+        "Choose a file to predict from: a POSCAR, CIF or CHGCAR."
+    ]
+    assert inference.calls == []
+
+
+def test_every_control_has_a_tooltip(opened):
+    _, widget = opened
+    controls = (widget.source, widget.file, widget.spacing)
+    assert all(control.tooltip for control in controls)
+    assert "0.123" in widget.model.toolTip()
+    assert widget.model.about.text() == CARD["description"]
+
+
+def test_result_lies_on_its_source(opened, qtbot, inference):
+    viewer, widget = opened
+    volume = magnesium()
+    source, *_ = add(viewer, volume_layers([volume]))
+    assert widget.source.value is source
+    count = len(viewer.layers)
+    press_and_wait(qtbot, widget)
+    assert len(viewer.layers) == count + 1
+    elf = viewer.layers["new ELF"]
+    for name in ("scale", "translate"):
+        assert np.array_equal(getattr(elf, name), getattr(source, name))
+    assert elf.data.shape == source.data.shape
+    assert elf.units == source.units
+    assert elf.axis_labels == source.axis_labels
+    held = elf.metadata["vox3d"]
+    assert np.array_equal(held.step, volume.step)
+    assert inference.calls == [(volume, "simple", None, "auto", "auto")]
+    assert "ELF of Mg2 on 10×6×6 points, from 0.500 to 0.500" in widget.result.text()
+    assert "superposed atomic densities" in widget.result.text()
+
+
+def test_a_structure_layer_is_a_source(opened, qtbot, inference):
+    viewer, widget = opened
+    atoms = bulk("Si")
+    *_, source = add(viewer, structure_layers(atoms, "silicon"))
+    assert widget.source.value is source
+    widget.spacing.value = 0.25
+    press_and_wait(qtbot, widget)
+    assert inference.calls == [(atoms, "simple", 0.25, "auto", "auto")]
+    assert "new ELF" in viewer.layers
+
+
+def test_a_file_brings_atoms_and_cell(opened, qtbot, inference, tmp_path):
+    viewer, widget = opened
+    write(tmp_path / "POSCAR", bulk("Si"))
+    widget.file.value = tmp_path / "POSCAR"
+    press_and_wait(qtbot, widget)
+    assert inference.calls[0][0] == tmp_path / "POSCAR"
+    assert [layer.name for layer in viewer.layers] == [
+        "new ELF", "new ELF cell", "new ELF atoms"
+    ]  # fmt: skip
+
+
+def test_layers_that_are_no_crystals_are_not_offered(opened):
+    viewer, widget = opened
+    viewer.add_image(np.zeros((4, 4, 4)))
+    viewer.add_points(np.zeros((1, 3)))
+    assert widget.source.choices == (FILE,)
+
+
+def test_an_error_of_the_core_is_shown_once(opened, qtbot, errors, inference):
+    viewer, widget = opened
+    add(viewer, volume_layers([magnesium()]))
+    inference.error = InferenceError("There is no atomic density for element Xx.")
+    press_and_wait(qtbot, widget)
+    assert [error.message for error in errors] == ["There is no atomic density for element Xx."]
+    assert widget.run.button.isEnabled()
+    inference.error = None
+    press_and_wait(qtbot, widget)
+    assert "new ELF" in viewer.layers
+
+
+def test_cancel_adds_nothing(opened, qtbot, errors, inference):
+    viewer, widget = opened
+    add(viewer, volume_layers([magnesium()]))
+    count = len(viewer.layers)
+    inference.endless = True
+    widget.run.press()
+    qtbot.waitUntil(lambda: bool(inference.calls))
+    press_and_wait(qtbot, widget)
+    assert len(viewer.layers) == count
+    assert errors == []
+
+
+def test_the_source_may_go_while_running(opened, qtbot, errors, inference):
+    viewer, widget = opened
+    add(viewer, volume_layers([magnesium()]))
+    inference.endless = True
+    widget.run.press()
+    qtbot.waitUntil(lambda: bool(inference.calls))
+    viewer.layers.clear()
+    inference.endless = False
+    qtbot.waitUntil(lambda: not widget.run.running)
+    assert [layer.name for layer in viewer.layers] == ["new ELF"]
+    assert errors == []
+
+
+def test_the_viewer_may_close_while_running(opened, qtbot, errors, inference):
+    viewer, widget = opened
+    add(viewer, volume_layers([magnesium()]))
+    inference.endless = True
+    widget.run.press()
+    qtbot.waitUntil(lambda: bool(inference.calls))
+    viewer.close()
+    with qtbot.capture_exceptions() as raised:
+        qtbot.waitUntil(lambda: not widget.run.running)
+    assert raised == []
+    assert errors == []
+
+
+def test_settings_are_remembered(opened, qtbot, inference):
+    viewer, widget = opened
+    add(viewer, volume_layers([magnesium()]))
+    choose(widget.model.menu, "other")
+    widget.spacing.value = 0.3
+    choose(widget.computing.precision, "float32")
+    press_and_wait(qtbot, widget)
+
+    viewer.window.remove_dock_widget("all")
+    _, again = viewer.window.add_plugin_dock_widget("napari-vox3d", "Predict ELF")
+    assert again.model.menu.value == "other"
+    assert again.spacing.value == 0.3
+    assert again.computing.precision.value == "float32"
