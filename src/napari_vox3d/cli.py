@@ -45,6 +45,9 @@ Output = Annotated[
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Model name, folder or file.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, … or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Tomogram = Annotated[
+    Path | None, typer.Option(help="Tomogram that picks belong to (gives size and voxel size).")
+]
 Spacing = Annotated[
     float | None,
     typer.Option(help="Grid spacing in Å; default: the grid of the source."),
@@ -54,15 +57,15 @@ Spacing = Annotated[
 def main() -> None:
     """Entry point of the `vox3d` command."""
     warnings.showwarning = lambda message, *_args, **_more: err.print(
-        f"[yellow]warning:[/] {message}", highlight=False
+        f"[yellow]warning:[/] {message}", highlight=False, soft_wrap=True
     )
     app()
 
 
 @app.command()
-def info(files: Inputs) -> None:
+def info(files: Inputs, volume: Tomogram = None) -> None:
     """Say what is in volume, structure and pick files."""
-    _for_each(files, _print_info)
+    _for_each(files, lambda path: _print_info(path, volume))
 
 
 @app.command()
@@ -90,13 +93,18 @@ def elf(
 
 @app.command()
 def sad(sources: Inputs, output: Output = None, spacing: Spacing = None) -> None:
-    """Write the superposition of atomic densities (valence, e) of structures.
+    """Superpose the valence densities of the neutral atoms of structures or volumes.
 
-    Without -o the result of NAME is written to NAME.SAD.CHGCAR in the working folder.
+    The grid is that of a volume, unless a spacing is given. Without -o the result of NAME is written to NAME.SAD.CHGCAR in the working folder.
     """
 
     def superpose(path: Path) -> None:
-        volume = vox.superpose_atoms(path, **({} if spacing is None else {"spacing": spacing}))
+        grid: dict[str, Any] = {}
+        if spacing is not None:
+            grid["spacing"] = spacing
+        elif kind_of(path) == "volume":
+            grid["shape"] = vox.read_volume(path).shape
+        volume = vox.superpose_atoms(path, **grid)
         _save_volume(_target(path, output, sources, ".SAD.CHGCAR"), volume)
 
     _for_each(sources, superpose)
@@ -144,9 +152,7 @@ def pick(
 def convert(
     source: Annotated[Path, typer.Argument(help="Volume or pick file to read.")],
     target: Annotated[Path, typer.Argument(help="File to write; its name says the format.")],
-    volume: Annotated[
-        Path | None, typer.Option(help="Tomogram that the picks belong to (size, voxel size).")
-    ] = None,
+    volume: Tomogram = None,
     file_format: Annotated[
         str | None, typer.Option("--format", help="Pick format where the name leaves a choice.")
     ] = None,
@@ -155,8 +161,7 @@ def convert(
 
     def run(path: Path) -> None:
         if kind_of(path) == "picks":
-            tomogram = None if volume is None else vox.read_volume(volume)
-            picks = vox.read_picks(path, tomogram)
+            picks = _read_picks(path, volume)
             vox.write_picks(target, picks, format=file_format)
             out.print(f"{target}: {len(picks)} picks")
         else:
@@ -250,16 +255,21 @@ def _save_volume(path: Path, volume: Volume) -> None:
     out.print(f"{path}: {volume.quantity}, {grid} voxels (z×y×x)", highlight=False)
 
 
-def _print_info(path: Path) -> None:
-    table = Table(title=str(path), show_header=False, title_justify="left")
+def _read_picks(path: Path, tomogram: Path | None) -> Picks:
+    return vox.read_picks(path, None if tomogram is None else vox.read_volume(tomogram))
+
+
+def _print_info(path: Path, tomogram: Path | None) -> None:
+    table = Table(show_header=False)
     match kind_of(path):
         case "picks":
-            _describe_picks(table, vox.read_picks(path))
+            _describe_picks(table, _read_picks(path, tomogram))
         case "structure":
             _describe_atoms(table, read_atoms(path))
         case _:
             for volume in vox.read_volumes(path):
                 _describe_volume(table, volume)
+    out.print(path, soft_wrap=True, highlight=False)
     out.print(table)
 
 
