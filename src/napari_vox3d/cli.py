@@ -81,7 +81,12 @@ def elf(
 
     Without -o the result of NAME is written to NAME.ELFCAR in the working folder.
     """
-    options = {"model": model, "spacing": spacing, "device": device, "precision": precision}
+    options: dict[str, Any] = {
+        "model": model,
+        "spacing": spacing,
+        "device": device,
+        "precision": precision,
+    }
 
     def predict(path: Path) -> None:
         with _progress(path.name) as progress:
@@ -95,7 +100,8 @@ def elf(
 def sad(sources: Inputs, output: Output = None, spacing: Spacing = None) -> None:
     """Superpose the valence densities of the neutral atoms of structures or volumes.
 
-    The grid is that of a volume, unless a spacing is given. Without -o the result of NAME is written to NAME.SAD.CHGCAR in the working folder.
+    The grid is that of a volume, unless a spacing is given. Without -o the result of NAME is
+    written to NAME.SAD.CHGCAR in the working folder.
     """
 
     def superpose(path: Path) -> None:
@@ -132,7 +138,7 @@ def pick(
 
     Without -o the picks of NAME are written to NAME.star in the working folder.
     """
-    options = {"model": model, "device": device, "precision": precision}
+    options: dict[str, Any] = {"model": model, "device": device, "precision": precision}
     thresholds = _thresholds(threshold)
 
     def pick_one(path: Path) -> None:
