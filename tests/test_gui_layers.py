@@ -383,6 +383,11 @@ def test_points_of_others_become_picks_of_a_tomogram(tomogram):
     np.testing.assert_allclose(picks.voxel_size, 10)
 
 
+def test_an_unknown_voxel_size_is_not_made_up(picks):
+    nowhere = Picks(picks.positions, picks.labels)
+    assert picks_from_layer(layer_of(picks_layer(nowhere))).voxel_size is None
+
+
 def test_angles_survive(picks):
     angles = np.arange(9.0).reshape(3, 3)
     turned = Picks(picks.positions, picks.labels, angles=angles, voxel_size=10)

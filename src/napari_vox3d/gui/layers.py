@@ -340,7 +340,9 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None) -> Picks:
     before = layer.metadata.get("vox3d")
     before = before if isinstance(before, Picks) else Picks(np.zeros((0, 3)), "particle")
     features = layer.features
-    frame: dict[str, Any] = {"shape": before.shape, "voxel_size": np.linalg.norm(step, axis=1)}
+    unknown = layer.metadata.get("vox3d") is before and before.voxel_size is None
+    size = None if unknown and np.allclose(step, np.eye(3)) else np.linalg.norm(step, axis=1)
+    frame: dict[str, Any] = {"shape": before.shape, "voxel_size": size}
     if image_layer is not None:
         volume = volume_from_layer(image_layer)
         origin = volume.origin

@@ -17,13 +17,8 @@ if TYPE_CHECKING:
 
 Paths = str | Sequence[str]
 
-# Pick formats with a general suffix open only if the first 64 kB hold one of these words.
-PICK_MARKS = {
-    ".star": (b"Coordinate",),
-    ".json": (b"pickable_object_name",),
-    ".csv": (b"z_angstrom", b"z_px"),
-    ".coords": (b"",),
-}
+# Files with these general suffixes are picks only if the first 64 kB hold one of these words.
+PICK_MARKS = {".json": (b"pickable_object_name",), ".csv": (b"z_angstrom", b"z_px", b"axis-2")}
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:

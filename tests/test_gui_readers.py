@@ -1,0 +1,213 @@
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import npe2
+import numpy as np
+import pytest
+from napari.components import ViewerModel
+from napari.utils.notifications import notification_manager
+
+from napari_vox3d import Picks, Volume, Vox3dError, write_picks, write_volume
+from napari_vox3d.gui import readers
+from napari_vox3d.gui.layers import picks_from_layer
+from napari_vox3d.gui.readers import get_reader, read_layers
+
+DATA = Path(__file__).parent / "data"
+POSCAR = "NaCl\n5.6\n0 .5 .5\n.5 0 .5\n.5 .5 0\nNa Cl\n1 1\nDirect\n0 0 0\n.5 .5 .5\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _discovered():
+    npe2.PluginManager.instance().discover(include_npe1=False)
+
+
+@pytest.fixture
+def notifications(monkeypatch):
+    shown = []
+    monkeypatch.setattr(notification_manager, "dispatch", lambda note: shown.append(note))
+    return shown
+
+
+@pytest.fixture
+def tomogram(tmp_path):
+    path = tmp_path / "tomogram.mrc"
+    values = np.random.default_rng(0).normal(size=(8, 10, 12)).astype(np.float32)
+    write_volume(path, Volume(values, 10.0))
+    return path
+
+
+@pytest.fixture
+def open_tomogram(tomogram, monkeypatch):
+    viewer = ViewerModel()
+    viewer.open(tomogram, plugin="napari-vox3d")
+    monkeypatch.setattr("napari.current_viewer", lambda: viewer)
+    return viewer
+
+
+def kinds(layers):
+    return [kind for _, _, kind in layers]
+
+
+def claims(name):
+    found = npe2.PluginManager.instance().iter_compatible_readers([name])
+    return any(reader.plugin_name == "napari-vox3d" for reader in found)
+
+
+def test_a_density_opens_with_its_cell_and_atoms():
+    layers = npe2.read([str(DATA / "vasp" / "CHGCAR_slash.gz")], stack=False)
+    assert kinds(layers) == ["image", "surface", "points"]
+    assert layers[0][1]["metadata"]["vox3d"].quantity == "electron density"
+
+
+def test_a_tomogram_opens_mapped_to_its_file(tomogram):
+    ((data, meta, kind),) = npe2.read([str(tomogram)], stack=False)
+    assert kind == "image"
+    assert isinstance(data, np.memmap)
+    np.testing.assert_allclose(meta["scale"], 10)
+
+
+@pytest.mark.parametrize("name", ["POSCAR", "CONTCAR_relaxed", "NaCl.vasp"])
+def test_a_structure_opens_as_atoms_and_cell(tmp_path, name):
+    (tmp_path / name).write_text(POSCAR)
+    viewer = ViewerModel()
+    cell, atoms = viewer.open(tmp_path / name, plugin="napari-vox3d")
+    assert [type(cell).__name__, type(atoms).__name__] == ["Surface", "Points"]
+    assert atoms.metadata["vox3d"].get_chemical_formula() == "ClNa"
+
+
+def test_picks_open_on_the_tomogram_that_is_open(tmp_path, open_tomogram):
+    path = tmp_path / "apo.coords"
+    path.write_text("1 2 3\n4 5 6\n")
+    (points,) = open_tomogram.open(path, plugin="napari-vox3d")
+    np.testing.assert_allclose(points.data, [(3, 2, 1), (6, 5, 4)])
+    np.testing.assert_allclose(points.scale, 10)
+    assert open_tomogram.dims.thickness[0] > 0
+    assert picks_from_layer(points).tomogram == "tomogram"
+
+
+def test_picks_in_voxels_need_their_tomogram(tmp_path):
+    path = tmp_path / "apo.coords"
+    path.write_text("1 2 3\n")
+    with pytest.raises(Vox3dError, match="tomogram"):
+        read_layers(str(path))
+
+
+@pytest.mark.parametrize("suffix", [".star", ".json", ".csv"])
+def test_picks_that_we_write_we_read(tmp_path, suffix):
+    picks = Picks.from_indices([(1, 2, 3)], ["apo"], voxel_size=10, shape=(8, 10, 12), scores=[0.5])
+    for path in write_picks(tmp_path / f"picks{suffix}", picks):
+        assert claims(str(path))
+        ((data, meta, kind),) = get_reader(str(path))(str(path))
+        assert kind == "points"
+        np.testing.assert_allclose(data * meta["scale"], [(10, 20, 30)], atol=1e-3)
+
+
+def test_several_files_open_one_after_another(tomogram):
+    iron = str(DATA / "vasp" / "CHGCAR_slash.gz")
+    paths = [iron, str(tomogram)]
+    assert kinds(get_reader(paths)(paths)) == ["image", "surface", "points", "image"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("notes.txt", "hello"),
+        ("README", "hello"),
+        ("settings.json", json.dumps({"points": 3})),
+        ("table.csv", "a,b\n1,2\n"),
+        ("missing.csv", None),
+        ("missing.mrc", None),
+    ],
+)
+def test_files_of_others_are_declined(tmp_path, name, content):
+    path = tmp_path / name
+    if content is not None:
+        path.write_text(content)
+    assert get_reader(str(path)) is None
+
+
+def test_folders_are_declined(tmp_path):
+    assert get_reader(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("name", ["empty.mrc", "CHGCAR", "broken.cube", "picks.star"])
+def test_damaged_files_raise_one_clear_sentence(tmp_path, name):
+    path = tmp_path / name
+    path.write_text("" if name == "empty.mrc" else "nonsense\n" * 3)
+    with pytest.raises(Vox3dError, match=name):
+        get_reader(str(path))(str(path))
+
+
+def test_errors_in_the_window_are_notifications(tmp_path, monkeypatch, notifications):
+    monkeypatch.setattr(readers, "_window_in_use", lambda: True)
+    path = tmp_path / "empty.mrc"
+    path.touch()
+    assert ViewerModel().open(path, plugin="napari-vox3d") == []
+    (note,) = notifications
+    assert "empty.mrc" in note.message
+    assert note.severity.value == "error"
+
+
+def test_an_unknown_voxel_size_is_told_every_time(tmp_path, notifications):
+    path = tmp_path / "raw.mrc"
+    write_volume(path, Volume(np.ones((3, 4, 5), np.float32), 1.0))
+    for count in (1, 2):
+        ((_, meta, _),) = read_layers(str(path))
+        assert "voxel size unknown" in meta["name"]
+        assert len(notifications) == count
+        assert "voxel size" in notifications[-1].message
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *(
+            "CHGCAR",
+            "CHG",
+            "CHGCAR.gz",
+            "CHG.bz2",
+            "CHGCAR_spin",
+            "CHGCAR.spin",
+            "CHGCAR.nospin.gz",
+        ),
+        *(
+            "LOCPOT.vasp642.gz",
+            "ELFCAR_test",
+            "AECCAR0",
+            "AECCAR2.gz",
+            "PARCHG.0132.ALLK",
+            "LOCPOT",
+        ),
+        *("LOCPOT.xz", "POSCAR", "CONTCAR", "POSCAR_relaxed", "POSCAR.orig", "mp-149.CHGCAR"),
+        *("Si_CHGCAR", "CHGCAR_mag", "ELFCAR_diff", "CHGCAR_final", "CHGCAR.ncl", "Fe.chgcar"),
+        *("a.mrc", "A.MRC", "a.rec", "a.map.gz", "a.ali", "a.st", "a.mrcs", "a.ccp4", "a.mrc.bz2"),
+        *("a.cube", "a.cube.gz", "a.vasp", "a.vasp.xz", "a.cif", "a.star", "a.json", "a.coords"),
+    ],
+)
+def test_the_manifest_claims_the_names_that_we_read(name):
+    assert claims(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("a.tif", "SAMPLE_01.tif", "SAMPLE.png", "IMG_0001.jpg", "DAPI.tiff", "STACK.czi"),
+        *("SCREENSHOT.jpeg", "MYDATA.npy", "EXPERIMENT_2.lif", "table.csv", "notes.txt"),
+    ],
+)
+def test_the_manifest_leaves_images_to_their_readers(name):
+    assert not claims(name)
+
+
+def test_offering_to_read_costs_no_heavy_import(tmp_path):
+    shutil.copy(DATA / "vasp" / "CHGCAR_slash.gz", tmp_path / "CHGCAR.gz")
+    code = (
+        "import sys; from napari_vox3d.gui.readers import get_reader;"
+        f"assert get_reader({str(tmp_path / 'CHGCAR.gz')!r});"
+        "heavy = {'torch', 'napari', 'ase', 'scipy', 'pandas', 'qtpy'} & sys.modules.keys();"
+        "assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
