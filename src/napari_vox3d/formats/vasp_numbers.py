@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+import os
 import re
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,7 +13,7 @@ import numpy as np
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 15  # numbers decoded at a time: their columns stay in the cache
+_CHUNK = 1 << 16  # numbers decoded at a time: their columns stay in the cache
 _PIECE = 1 << 16  # lines parsed at a time where the layout is free
 _EXACT = 22  # 10**22 is the largest power of ten that a double holds exactly
 _WIDTHS = {12: 5, 18: 11}  # of a field, and the digits of its mantissa
@@ -122,7 +123,7 @@ def _read_columns(text: Text, start: int, values: NDArray[np.float64]) -> tuple[
             target[:] = found
         return True
 
-    with ThreadPoolExecutor() as pool:
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
         decoded = list(pool.map(decode, chunks))
     good = decoded.index(False) if False in decoded else len(chunks)
     lines = chunks[good - 1][1] if good else 0
