@@ -50,9 +50,14 @@ def _fresh_settings():
 @pytest.fixture
 def errors():
     caught = []
-    notification_manager.notification_ready.connect(caught.append)
+
+    def catch(notification):
+        if notification.severity == "error":
+            caught.append(notification)
+
+    notification_manager.notification_ready.connect(catch)
     yield caught
-    notification_manager.notification_ready.disconnect(caught.append)
+    notification_manager.notification_ready.disconnect(catch)
 
 
 @pytest.fixture
@@ -79,7 +84,7 @@ def inference(monkeypatch):
         values = np.full((8, 6, 6), 0.25, np.float32)
         return Volume.on_lattice(values, atoms.cell.array, atoms=atoms, **fields)
 
-    monkeypatch.setattr(vox, "predict_elf", predict)
+    monkeypatch.setitem(vars(vox), "predict_elf", predict)
     return state
 
 
@@ -143,6 +148,7 @@ def test_result_lies_on_its_source(opened, qtbot, inference):
     count = len(viewer.layers)
     press_and_wait(qtbot, widget)
     assert len(viewer.layers) == count + 1
+    assert list(viewer.layers)[:2] == [source, viewer.layers["new ELF"]]  # below atoms and cell
     elf = viewer.layers["new ELF"]
     for name in ("scale", "translate"):
         assert np.array_equal(getattr(elf, name), getattr(source, name))

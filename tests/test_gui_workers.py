@@ -14,9 +14,14 @@ from napari_vox3d.gui.workers import BackgroundJob, RunControl, describe_progres
 @pytest.fixture
 def errors():
     caught = []
-    notification_manager.notification_ready.connect(caught.append)
+
+    def catch(notification):
+        if notification.severity == "error":
+            caught.append(notification)
+
+    notification_manager.notification_ready.connect(catch)
     yield caught
-    notification_manager.notification_ready.disconnect(caught.append)
+    notification_manager.notification_ready.disconnect(catch)
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from magicgui.widgets import FileEdit, FloatSpinBox
-from napari.layers import Layer
+from napari.layers import Image, Layer
 from qtpy.QtWidgets import QFormLayout, QWidget
 
 import napari_vox3d as vox
@@ -124,9 +124,11 @@ class PredictELF(QWidget):
         return atoms_from_layer(layer)
 
     def _show(self, elf: Volume, *, with_structure: bool, title: str, started: float) -> None:
-        layers = volume_layers([elf]) if with_structure else [volume_layer(elf)]
-        for data, options, kind in layers:
-            self._viewer.add_layer(Layer.create(data, options, kind))
+        image, *structure = volume_layers([elf]) if with_structure else [volume_layer(elf)]
+        above = [n for n, layer in enumerate(self._viewer.layers, 1) if isinstance(layer, Image)]
+        self._viewer.layers.insert(max(above, default=0), Layer.create(*image))
+        for layer in structure:
+            self._viewer.add_layer(Layer.create(*layer))
         grid = "×".join(map(str, elf.shape))
         low, high = np.min(elf.values), np.max(elf.values)
         what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"

@@ -17,7 +17,7 @@ from qtpy.QtWidgets import QFileDialog, QFormLayout, QGridLayout, QLabel, QWidge
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, drop_down, note
+from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, choose, drop_down, note
 from napari_vox3d.gui.layers import (
     picks_from_layer,
     picks_layer,
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 WHOLE = "Whole volume"
+OPEN_FIRST = "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
 PAUSE = 100  # ms without a change before thresholds are applied
 FILE_FORMATS = {
     "RELION 5 (*.star)": "relion5",
@@ -70,6 +71,15 @@ class ClassRow:
         self.count.setMinimumWidth(50)
         self.show_count(None)
 
+    @property
+    def choice(self) -> tuple[bool, float]:
+        """Whether the class is shown, and its threshold."""
+        return self.shown.value, self.threshold.value
+
+    @choice.setter
+    def choice(self, choice: tuple[bool, float]) -> None:
+        self.shown.value, self.threshold.value = choice
+
     def show_count(self, count: int | None) -> None:
         """Show the number of picks beside the colour of the class; None if nothing ran yet."""
         dot = f'<span style="color:{self.kind.colour}">●</span>'
@@ -84,6 +94,9 @@ class Scored:
     card: ModelCard
     maps: Sequence[Volume]
     picks: Points | None = None
+    choices: list[tuple[bool, float]] = field(default_factory=list)
+    min_distance: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
     as_shown: tuple[Any, ...] = ()
     score_layers: list[Layer] = field(default_factory=list)
 
@@ -154,6 +167,7 @@ class PickParticles(QWidget):
             "or as a table.",
         )
         self._rows: list[ClassRow] = []
+        self._current: Layer | None = None
         self._form = form = QFormLayout(self)
         add_row(form, "Tomogram", self.volume)
         add_row(form, "Voxel size", self.voxel_size)
@@ -203,7 +217,7 @@ class PickParticles(QWidget):
         Vox3dError
             If there are no picks, or the file cannot be written.
         """
-        scored = self._scored.get(self.volume.value)
+        scored = self._scored.get(self.volume.value) if self.volume.value else None
         if scored is None or scored.picks not in self._viewer.layers:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
         picks = picks_from_layer(scored.picks, self.volume.value)
@@ -219,15 +233,31 @@ class PickParticles(QWidget):
         layer = self.volume.value
         known = layer is None or volume_from_layer(layer).calibrated
         self._form.setRowVisible(self.voxel_size.native, not known)
-        if layer is None and not self.run.running:
-            self.result.setText(
-                "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
-            )
-        if layer is not None:
+        if layer is None:
+            self.result.setText(OPEN_FIRST)
+        elif layer is not self._current:
+            self.result.clear()
             self.slices.max = layer.data.shape[0] - 1
-        self._offer_slices()
-        self._count(None)
-        self._apply_soon()
+            self.slices.value = 0, layer.data.shape[0] - 1
+        if layer is not self._current:
+            self._current = layer
+            self._recall_choices()
+
+    def _recall_choices(self) -> None:
+        """Show the thresholds and counts that belong to the picks of this tomogram."""
+        scored = self._scored_now()
+        for row, choice in zip(self._rows, scored.choices if scored else (), strict=False):
+            row.choice = choice
+        if scored:
+            self.min_distance.value = scored.min_distance
+        self._soon.stop()
+        self._show_counts(scored)
+
+    def _scored_now(self) -> Scored | None:
+        """What the chosen model found in the chosen tomogram, if it ran there."""
+        layer = self.volume.value
+        scored = None if layer is None else self._scored.get(layer)
+        return scored if scored and scored.card == self.model.card else None
 
     def _offer_slices(self) -> None:
         self._form.setRowVisible(self.slices.native, self.region.value != WHOLE)
@@ -255,7 +285,7 @@ class PickParticles(QWidget):
             grid.addWidget(row.count, n, 2)
             row.shown.changed.connect(self._apply_soon)
             row.threshold.changed.connect(self._apply_soon)
-        self._apply_soon()
+        self._recall_choices()
 
     def _apply_soon(self) -> None:
         self._soon.start()
@@ -263,9 +293,7 @@ class PickParticles(QWidget):
     def _start(self) -> None:
         layer, card = self.volume.value, self.model.card
         if layer is None:
-            raise Vox3dError(
-                "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
-            )
+            raise Vox3dError(OPEN_FIRST)
         if card is None:
             raise Vox3dError("No model for picking is installed.")
         volume = volume_from_layer(layer)
@@ -308,39 +336,42 @@ class PickParticles(QWidget):
             scored.picks, scored.as_shown = before.picks, before.as_shown
             self._remove(before.score_layers)
         self._scored[layer] = scored
-        self.volume.value = layer
+        choose(self.volume, layer)
+        choose(self.model.menu, card.name)
         self._apply_thresholds()
         self._show_score_maps()
 
     def _apply_thresholds(self) -> None:
         """Find the picks in the kept score maps and show them; the network does not run."""
         self._soon.stop()
-        scored = self._scored.get(self.volume.value) if self.volume.value is not None else None
-        if scored is None or scored.card != self.model.card:
+        scored = self._scored_now()
+        choices, distance = [row.choice for row in self._rows], self.min_distance.value
+        if scored is None or (choices, distance) == (scored.choices, scored.min_distance):
             return
-        rows = [row for row in self._rows if row.shown.value]
-        wanted = {row.kind.name: row.threshold.value for row in rows}
-        distance = self.min_distance.value or None
+        wanted = {row.kind.name: row.threshold.value for row in self._rows if row.shown.value}
+        maps = [score for score in scored.maps if score.name in wanted]
         try:
-            picks = vox.find_particles(
-                [score for score in scored.maps if score.name in wanted],
-                threshold=wanted,
-                min_distance=distance,
+            picks = (
+                vox.find_particles(maps, threshold=wanted, min_distance=distance or None)
+                if maps
+                else vox.Picks.concatenate([])
             )
         except Vox3dError as error:
             show_problem(error)
             return
-        remember("picking", min_distance=self.min_distance.value)
-        self._count(picks)
+        remember("picking", min_distance=distance)
+        scored.choices, scored.min_distance = choices, distance
+        scored.counts = {name: picks.counts().get(name, 0) for name in wanted}
         self._show_picks(scored, picks)
+        self._show_counts(scored)
 
     def _show_picks(self, scored: Scored, picks: Picks) -> None:
         colours = {kind.name: kind.colour for kind in scored.card.classes}
         data, options, kind = picks_layer(
             picks, scored.volume, classes=list(colours), face_color_cycle=colours
         )
-        present = scored.picks is not None and scored.picks in self._viewer.layers
         said = f"{len(picks)} picks in {scored.volume.name}."
+        present = scored.picks in self._viewer.layers
         if present and not scored.edited:
             _update_points(scored.picks, data, options)
         else:
@@ -349,18 +380,17 @@ class PickParticles(QWidget):
             show_whole_spheres(self._viewer, picks)
             scored.picks = Layer.create(data, options, kind)
             self._viewer.add_layer(scored.picks)
+        _prepare_for_clicks(scored.picks, scored.card.classes[0])
         scored.as_shown = _content(scored.picks)
         self.result.setText(said)
 
-    def _count(self, picks: Picks | None) -> None:
-        counts = None if picks is None else picks.counts()
+    def _show_counts(self, scored: Scored | None) -> None:
         for row in self._rows:
-            show = counts is not None and row.shown.value
-            row.show_count(counts.get(row.kind.name, 0) if show else None)
+            row.show_count(scored.counts.get(row.kind.name) if scored else None)
 
     def _show_score_maps(self) -> None:
         remember("picking", show_scores=self.show_scores.value)
-        scored = self._scored.get(self.volume.value) if self.volume.value is not None else None
+        scored = self._scored_now()
         if scored is None:
             return
         self._remove(scored.score_layers)
@@ -368,9 +398,10 @@ class PickParticles(QWidget):
         if self.show_scores.value:
             colours = {kind.name: kind.colour for kind in scored.card.classes}
             for score in scored.maps:
-                layer = Layer.create(*score_layer(score, colormap=colours[score.name]))
+                look = {"colormap": colours[score.name], "visible": True}
+                layer = Layer.create(*score_layer(score, **look))
                 scored.score_layers.append(layer)
-                self._viewer.add_layer(layer)
+                self._viewer.layers.insert(self._viewer.layers.index(scored.picks), layer)
 
     def _remove(self, layers: Sequence[Layer]) -> None:
         for layer in layers:
@@ -418,6 +449,12 @@ def _update_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
     layer.face_color = options["face_color"]
     layer.border_color = options["border_color"]
     layer.metadata = options["metadata"]
+
+
+def _prepare_for_clicks(layer: Points, kind: ParticleClass) -> None:
+    """Let a point that the user adds be a particle of `kind` without a score."""
+    layer.feature_defaults = {**layer.feature_defaults.iloc[0], "class": kind.name, "score": np.nan}
+    layer.current_size = 2 * kind.radius / np.mean(layer.scale)
 
 
 def _score_particles(*args: Any, **kwargs: Any) -> list[Volume]:

@@ -68,7 +68,12 @@ class BackgroundJob:
 
     def start(self, finished: Callable[[BackgroundJob], None]) -> None:
         """Start the thread; `finished` is called on the main thread at the end, come what may."""
-        self._worker.finished.connect(lambda: finished(self))
+
+        def settle() -> None:
+            finished(self)
+            self.result = self.error = None  # a worker lives on, and these may be large
+
+        self._worker.finished.connect(settle)
         self._worker.start()
 
     def cancel(self) -> None:
