@@ -352,8 +352,11 @@ def test_an_unknown_voxel_size_must_be_set(opened, qtbot, inference, errors):
     press_and_wait(qtbot, widget)
     assert "Set the voxel size" in errors[0].message
     assert inference.runs == []
+    viewer.dims.set_current_step(0, 3)
     widget.voxel_size.value = 13.5
     assert layer.scale.tolist() == [13.5] * 3
+    assert layer.name == "tomogram"
+    assert viewer.dims.current_step[0] == 3
     press_and_wait(qtbot, widget)
     assert inference.runs[0][0].voxel_size.tolist() == [13.5] * 3
     assert inference.runs[0][0].calibrated

@@ -264,10 +264,15 @@ class PickParticles(QWidget):
 
     def _calibrate(self, size: float) -> None:
         layer = self.volume.value
-        if layer is not None and size > 0:
-            layer.units = ("angstrom",) * layer.ndim
-            layer.scale = (size,) * layer.ndim
-            self._viewer.reset_view()
+        if layer is None or size == 0:
+            return
+        slices = layer.world_to_data(self._viewer.dims.point)
+        layer.units = ("angstrom",) * layer.ndim
+        layer.scale = (size,) * layer.ndim
+        if isinstance(layer.metadata.get("vox3d"), vox.Volume):
+            layer.name = layer.metadata["vox3d"].name  # it said that the voxel size is unknown
+        self._viewer.reset_view()
+        self._viewer.dims.point = layer.data_to_world(slices)
 
     def _list_classes(self) -> None:
         card = self.model.card
