@@ -275,6 +275,21 @@ def test_contrast_is_sampled_and_not_led_by_outliers(tmp_path):
     assert 2 < high < 4
 
 
+def test_vacuum_does_not_change_the_look_of_a_molecule():
+    def density(edge):
+        return field(Volume.on_lattice(np.zeros((40,) * 3), np.eye(3) * edge,
+                                       atoms=Atoms("N", cell=[edge] * 3)),
+                     np.moveaxis(np.indices((40,) * 3), 0, -1))  # fmt: skip
+
+    looks = [
+        volume_layer(Volume.on_lattice(density(a), np.eye(3) * a, quantity="electron density"))[1]
+        for a in (4, 10)
+    ]
+    near, far = [look["iso_threshold"] for look in looks]
+    assert far == pytest.approx(near, rel=0.2)
+    assert all(look["contrast_limits"][1] > 0.4 for look in looks)
+
+
 def test_each_quantity_has_its_look():
     values = np.random.default_rng(0).normal(size=(8, 8, 8))
     spin = volume_layer(Volume(values, 1.0, quantity="spin density", periodic=True))[1]

@@ -17,7 +17,10 @@ CLASS_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
     "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
 )  # fmt: skip
-SIGNED_QUANTITIES = ("spin density", "potential")
+DIVERGING = {  # black at the centre, as the canvas is
+    "name": "blue-black-orange",
+    "colors": [(0.6, 0.85, 1), (0.1, 0.4, 0.95), (0, 0, 0), (0.95, 0.4, 0.05), (1, 0.9, 0.5)],
+}
 
 
 def class_colours(classes: Iterable[str]) -> dict[str, str]:
@@ -44,27 +47,33 @@ def volume_look(volume: Volume, shown: Any) -> dict[str, Any]:
     dict
         Keyword arguments of `napari.layers.Image`.
     """
-    sample = _sample(shown)
     if not volume.periodic and volume.quantity == "density":
         middle = [n // 2 for n in shown.shape]
         return {
             "colormap": "gray",
-            "contrast_limits": _limits(*np.percentile(sample, (0.5, 99.5))),
+            "contrast_limits": _limits(*np.percentile(_planes(shown), (0.5, 99.5))),
             "depiction": "plane",
             "plane": {"position": middle, "normal": (1, 0, 0), "thickness": 4},
             "rendering": "average",
         }
-    upper = float(np.percentile(sample, 90))
+    sample = _thinned(volume.values) if volume.periodic else _planes(shown)
+    colormap: Any = "viridis"
     if volume.quantity in ("elf", "score"):
-        colormap, limits, level = "viridis", (0.0, 1.0), min(0.7, upper)
-    elif volume.quantity in SIGNED_QUANTITIES:
-        # Only differences of a potential mean something; a spin density has a true zero.
-        centre = float(np.median(sample)) if volume.quantity == "potential" else 0.0
-        width = float(np.percentile(np.abs(sample - centre), 99))
-        colormap, limits, level = "PiYG", _limits(centre - width, centre + width), upper
+        limits, level = (0.0, 1.0), min(0.7, 0.9 * float(sample.max()))
+    elif volume.quantity == "potential":
+        # Only differences of a potential mean something, and the wells at the nuclei drown them.
+        centre, level = map(float, np.percentile(sample, (50, 90)))
+        width = float(np.percentile(np.abs(sample - centre), 90))
+        colormap, limits = DIVERGING, _limits(centre - width, centre + width)
+    elif volume.quantity == "spin density":
+        spin = np.abs(sample)
+        width, level = _strong(spin), _level_above(spin, 0.5)
+        colormap, limits = DIVERGING, _limits(-width, width)
     else:
-        low, high = min(0.0, float(sample.min())), np.percentile(sample, 98)
-        colormap, limits, level = "magma", _limits(low, high), upper
+        # Half of the electrons lie above the isosurface. Percentiles of the volume alone would
+        # depend on how much vacuum there is.
+        colormap, level = "magma", _level_above(sample, 0.5)
+        limits = _limits(min(0.0, float(np.percentile(sample, 0.1))), _strong(sample))
     return {
         "colormap": colormap,
         "contrast_limits": limits,
@@ -72,6 +81,17 @@ def volume_look(volume: Volume, shown: Any) -> dict[str, Any]:
         "iso_threshold": level,
         "interpolation2d": "linear",
     }
+
+
+def _level_above(values: NDArray[np.float64], share: float) -> float:
+    """Value above which the larger values add up to `share` of the sum of all."""
+    falling = np.sort(np.clip(values, 0, None))[::-1]
+    sums = np.cumsum(falling)
+    return float(falling[min(np.searchsorted(sums, share * sums[-1]), len(falling) - 1)])
+
+
+def _strong(values: NDArray[np.float64]) -> float:
+    return max(_level_above(values, 0.4), float(np.percentile(values, 98)))
 
 
 def _limits(low: float, high: float) -> tuple[float, float]:
@@ -117,14 +137,23 @@ def cell_tubes(
     return np.concatenate(vertices), np.concatenate(faces)
 
 
-def _sample(values: Any, count: int = 5) -> NDArray[np.float64]:
-    """Finite values of a few planes: enough for contrast limits, and a file is not loaded."""
+def _planes(values: Any, count: int = 5) -> NDArray[np.float64]:
+    """Finite values of a few planes, for which a file is not loaded."""
     if isinstance(values, np.ndarray):  # planes that lie together in the file
         values = values.transpose(np.argsort(values.strides)[::-1])
     planes = np.unique(np.linspace(0, len(values) - 1, count + 2).round().astype(int)[1:-1])
     thin = [max(1, n // 256) for n in values.shape[1:]]
-    sample = np.concatenate([
-        np.asarray(values[k, :: thin[0], :: thin[1]], np.float64).ravel() for k in planes
-    ])  # fmt: skip
+    return _finite([values[k, :: thin[0], :: thin[1]] for k in planes])
+
+
+def _thinned(values: Any, count: int = 500_000) -> NDArray[np.float64]:
+    """Finite values on a coarser grid over the whole cell, for atoms may lie in few planes."""
+    stride = max(1, round((np.prod(values.shape) / count) ** (1 / 3)))
+    return _finite([values[::stride, ::stride, ::stride]])
+
+
+def _finite(parts: list[Any]) -> NDArray[np.float64]:
+    sample = np.concatenate([np.abs(p).ravel() if np.iscomplexobj(p) else np.ravel(p)
+                             for p in map(np.asarray, parts)]).astype(float)  # fmt: skip
     finite = sample[np.isfinite(sample)]
     return finite if finite.size else np.zeros(1)
