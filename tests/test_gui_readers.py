@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
+from qtpy.QtCore import QTimer
 
 from napari_vox3d import Picks, Volume, Vox3dError, write_picks, write_volume
 from napari_vox3d.gui import readers
@@ -149,6 +150,23 @@ def test_errors_in_the_window_are_notifications(tmp_path, monkeypatch, notificat
     (note,) = notifications
     assert "empty.mrc" in note.message
     assert note.severity.value == "error"
+
+
+def test_a_file_dropped_on_the_window_gives_one_sentence(
+    tmp_path, make_napari_viewer, qtbot, notifications
+):
+    viewer = make_napari_viewer()
+    path = tmp_path / "empty.mrc"
+    path.touch()
+    done = []
+
+    def drop():
+        viewer.window._qt_viewer._qt_open([str(path)], stack=False)
+        done.append(True)
+
+    QTimer.singleShot(0, drop)
+    qtbot.waitUntil(lambda: bool(done))
+    assert [note.message for note in notifications] == [f"{path}: is empty."]
 
 
 def test_an_unknown_voxel_size_is_told_every_time(tmp_path, notifications):
