@@ -67,8 +67,9 @@ def inference(monkeypatch):
     """Stands in for the network and the search for peaks; remembers the arguments."""
     state = SimpleNamespace(runs=[], searches=[], error=None, endless=False)
 
-    def score(volume, model, *, region, device, precision, progress):
+    def score(volume, model, *, region, contrast, device, precision, progress):
         state.runs.append((volume, model, region))
+        state.contrast = contrast
         progress(0, 4)
         while state.endless:
             progress(1, 4)
@@ -85,6 +86,8 @@ def inference(monkeypatch):
 
     def find(maps, *, threshold, min_distance):
         state.searches.append((threshold, min_distance))
+        if not maps:
+            return Picks.concatenate([])
         places = [(m, place) for m in maps for place in np.argwhere(m.values > threshold[m.name])]
         return Picks.from_indices(
             np.array([place for _, place in places]),
@@ -152,6 +155,7 @@ def test_an_empty_window_says_what_to_do(opened, qtbot, errors, inference):
 def test_every_control_has_a_tooltip(opened):
     _, widget = opened
     controls = [widget.volume, widget.voxel_size, widget.min_distance, widget.region,
+                widget.contrast,
                 widget.slices, widget.show_scores, widget.save]  # fmt: skip
     controls += [part for row in widget._rows for part in (row.shown, row.threshold)]
     assert all(control.tooltip for control in controls)
@@ -171,6 +175,7 @@ def test_picks_lie_on_the_tomogram(picked, inference):
     assert counts(widget) == {"ribosome": "2", "ferritin": "1"}
     (run,) = inference.runs
     assert run[1:] == ("two", None)
+    assert inference.contrast == "dark"
     assert inference.searches == [({"ribosome": 0.5, "ferritin": 0.3}, None)]
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
 
 import napari_vox3d as vox
@@ -100,7 +100,7 @@ class ModelChoice(QWidget):
         self.setToolTip(_figures(card))
 
 
-class ComputeOptions:
+class ComputeOptions(QObject):
     """Device and precision, remembered for all of the plugin's windows.
 
     Parameters
@@ -112,6 +112,7 @@ class ComputeOptions:
     """
 
     def __init__(self, window: QWidget, form: QFormLayout):
+        super().__init__(window)
         remembered = recall("computing")
         device = remembered.get("device", "auto")
         self.device = drop_down(
@@ -127,9 +128,8 @@ class ComputeOptions:
         choose(self.precision, remembered.get("precision", "auto"))
         add_row(form, "Device", self.device)
         add_row(form, "Precision", self.precision)
-        self._window = window
         # Listing devices imports torch: in a thread, once the window is there.
-        self._later = QTimer(window, singleShot=True, interval=300)
+        self._later = QTimer(self, singleShot=True, interval=300)
         self._later.timeout.connect(self._list_devices)
         self._later.start()
 
@@ -143,7 +143,7 @@ class ComputeOptions:
         BackgroundJob("List devices", _available_devices).start(self._show_devices)
 
     def _show_devices(self, job: BackgroundJob) -> None:
-        if job.result and isalive(self._window):
+        if job.result and isalive(self):
             self.device.choices = list(dict.fromkeys(("auto", *job.result)))
 
 

@@ -133,6 +133,11 @@ class PickParticles(QWidget):
         self.voxel_size.native.setSuffix(" Å")
         self.voxel_size.native.setKeyboardTracking(False)
         self.model = ModelChoice("picking", remembered.get("model", ""))
+        self.contrast = drop_down(
+            "How particles look against the solvent here: dark in most reconstructions, bright "
+            "if the contrast was inverted.",
+            choices=("dark particles", "bright particles"),
+        )
         self.classes = QWidget(
             toolTip="Classes to show, the score a pick of each needs, and the number of picks."
         )
@@ -172,6 +177,7 @@ class PickParticles(QWidget):
         add_row(form, "Tomogram", self.volume)
         add_row(form, "Voxel size", self.voxel_size)
         add_row(form, "Model", self.model)
+        add_row(form, "Contrast", self.contrast)
         add_row(form, "Region", self.region)
         add_row(form, "Slices", self.slices)
         self.computing = ComputeOptions(self, form)
@@ -277,6 +283,8 @@ class PickParticles(QWidget):
     def _list_classes(self) -> None:
         card = self.model.card
         self._rows = [ClassRow(kind) for kind in card.classes] if card else []
+        if card:
+            self.contrast.value = f"{card.input.contrast} particles"
         if self.classes.layout() is not None:
             QWidget().setLayout(self.classes.layout())  # takes the rows of the last model away
         grid = QGridLayout(self.classes)
@@ -308,7 +316,8 @@ class PickParticles(QWidget):
         remember("picking", model=card.name)
         self.result.clear()
         self.run.run(
-            _score_particles, volume, card.name, region=region, **self.computing.arguments(),
+            _score_particles, volume, card.name, region=region,
+            contrast=self.contrast.value.split()[0], **self.computing.arguments(),
             then=partial(self._keep, layer, volume, card),
         )  # fmt: skip
 
@@ -356,11 +365,7 @@ class PickParticles(QWidget):
         wanted = {row.kind.name: row.threshold.value for row in self._rows if row.shown.value}
         maps = [score for score in scored.maps if score.name in wanted]
         try:
-            picks = (
-                vox.find_particles(maps, threshold=wanted, min_distance=distance or None)
-                if maps
-                else vox.Picks.concatenate([])
-            )
+            picks = vox.find_particles(maps, threshold=wanted, min_distance=distance or None)
         except Vox3dError as error:
             show_problem(error)
             return

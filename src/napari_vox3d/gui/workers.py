@@ -71,7 +71,9 @@ class BackgroundJob:
 
         def settle() -> None:
             finished(self)
-            self.result = self.error = None  # a worker lives on, and these may be large
+            # Worker and job hold each other where Python cannot see it; results may be large.
+            self._worker.finished.disconnect(settle)
+            self.result = self.error = None
 
         self._worker.finished.connect(settle)
         self._worker.start()
@@ -144,7 +146,7 @@ class RunControl(QWidget):
         self._activity: cancelable_progress | None = None
         self._timer = QTimer(self, interval=REFRESH)
         self._timer.timeout.connect(self._refresh)
-        self.button.clicked.connect(lambda: self.press())
+        self.button.clicked.connect(self.press)
 
     @property
     def running(self) -> bool:
