@@ -9,6 +9,7 @@ for dense use.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -83,13 +84,12 @@ class CryoET3DCNN(nn.Module):
         return self.classifier(self.features(windows).flatten(1))
 
     def dense(self) -> DenseCryoET3DCNN:
-        """Fully convolutional form; it shares the parameters of this network."""
-        dense = DenseCryoET3DCNN(self.num_classes, dropout=self.dropout, features=self.features)
-        first, last = self.classifier[0], self.classifier[3]
-        dense.classifier[0].weight.data = first.weight.data.view(dense.classifier[0].weight.shape)
-        dense.classifier[0].bias = first.bias
-        dense.classifier[3].weight.data = last.weight.data.view(dense.classifier[3].weight.shape)
-        dense.classifier[3].bias = last.bias
+        """Fully convolutional form, on the same weights in memory."""
+        with torch.device("meta"):  # 135 MB need not be filled to be replaced
+            dense = DenseCryoET3DCNN(self.num_classes, dropout=self.dropout, features=self.features)
+        shapes = {name: value.shape for name, value in dense.state_dict().items()}
+        state = {name: value.view(shapes[name]) for name, value in self.state_dict().items()}
+        dense.load_state_dict(state, assign=True)
         return dense.train(self.training)
 
 
@@ -174,6 +174,7 @@ class DenseCryoET3DCNN(nn.Module):
         """Logits (B, num_classes, …) of the windows that lie wholly on the features given."""
         window, *head = self.classifier
         spread, *rest = window if isinstance(window, nn.Sequential) else (window,)
+        assert isinstance(spread, nn.Conv3d)
         logits = F.conv3d(features, spread.weight, spread.bias, dilation=8 // stride)
         for layer in (*rest, *head):
             logits = layer(logits)
@@ -185,46 +186,78 @@ class DenseCryoET3DCNN(nn.Module):
         A factored first layer is given as ``classifier.0.weight.left`` (512, rank) and
         ``classifier.0.weight.right`` (rank, 65536); their product is the layer's weight.
         """
-        state = {f"features.{name}": value for name, value in self.features.state_dict().items()}
-        window, last = self.classifier[0], self.classifier[3]
-        if isinstance(window, nn.Sequential):
-            spread, mix = window
-            state["classifier.0.weight.left"] = mix.weight.detach().flatten(1)
-            state["classifier.0.weight.right"] = spread.weight.detach().flatten(1)
-            state["classifier.0.bias"] = mix.bias.detach()
-        else:
-            state["classifier.0.weight"] = window.weight.detach().flatten(1)
-            state["classifier.0.bias"] = window.bias.detach()
-        state["classifier.3.weight"] = last.weight.detach().flatten(1)
-        state["classifier.3.bias"] = last.bias.detach()
+        names = {
+            "classifier.0.0.weight": "classifier.0.weight.right",
+            "classifier.0.1.weight": "classifier.0.weight.left",
+            "classifier.0.1.bias": "classifier.0.bias",
+        }
+        state = {}
+        for name, value in self.state_dict().items():
+            matrix = name.startswith("classifier.") and value.ndim > 1
+            state[names.get(name, name)] = value.flatten(1) if matrix else value
         return state
 
 
-def factor(network: CryoET3DCNN, rank: int) -> DenseCryoET3DCNN:
-    """Dense form with its first layer cut to the `rank` largest singular values.
+def factor(network: CryoET3DCNN, rank: int, *, exact: bool = False) -> DenseCryoET3DCNN | None:
+    """Dense form with its first classifier layer factored; the features stay shared.
 
-    Exact when the layer has no higher rank, as in networks that were trained factored.
+    Parameters
+    ----------
+    network
+        Network to factor.
+    rank
+        Largest rank; the best approximation is taken if the layer has a higher one.
+    exact
+        Give None instead of an approximation, and no more ranks than the layer really has. The
+        layers of networks that were trained factored are of low rank.
     """
+    state = network.state_dict()
+    weight = state["classifier.0.weight"]
+    left, right = _low_rank(weight, rank)
+    if exact:
+        if (weight - left @ right).norm() > 1e-4 * weight.norm():
+            return None
+        sizes = left.square().sum(0)  # the singular values
+        rank = max(1, int((sizes > 1e-5 * sizes[0]).sum()))
+        left, right = left[:, :rank], right[:rank]
+    state |= {
+        "classifier.0.0.weight": right.contiguous(),
+        "classifier.0.1.weight": left.contiguous(),
+        "classifier.0.1.bias": state.pop("classifier.0.bias"),
+    }
+    del state["classifier.0.weight"]
     dense = DenseCryoET3DCNN(
         network.num_classes, rank, dropout=network.dropout, features=network.features
     )
-    first, last = network.classifier[0], network.classifier[3]
-    left, sizes, right = torch.svd_lowrank(first.weight.detach(), q=rank, niter=4)
-    spread, mix = dense.classifier[0]
-    with torch.no_grad():
-        mix.weight.copy_((left * sizes.sqrt()).view_as(mix.weight))
-        spread.weight.copy_((right * sizes.sqrt()).T.reshape_as(spread.weight))
-        mix.bias.copy_(first.bias)
-        dense.classifier[3].weight.copy_(last.weight.view_as(dense.classifier[3].weight))
-        dense.classifier[3].bias.copy_(last.bias)
+    shapes = {name: value.shape for name, value in dense.state_dict().items()}
+    dense.load_state_dict(
+        {name: value.view(shapes[name]) for name, value in state.items()}, assign=True
+    )
     return dense.train(network.training)
+
+
+def _low_rank(weight: Tensor, rank: int) -> tuple[Tensor, Tensor]:
+    """Factors (m, rank) and (rank, n) of a matrix, by falling singular value, balanced.
+
+    A random range finder with two power iterations (Halko et al. 2011, arXiv:0909.4061), from a
+    fixed seed.
+    """
+    chance = torch.Generator().manual_seed(0)
+    probes = torch.randn(weight.shape[1], rank + 16, generator=chance).to(weight)
+    basis = torch.linalg.qr(weight @ probes).Q
+    for _ in range(2):
+        basis = torch.linalg.qr(weight @ (weight.T @ basis)).Q
+    left, sizes, right = torch.linalg.svd(basis.T @ weight, full_matrices=False)
+    scale = sizes[:rank].sqrt()
+    return basis @ left[:, :rank] * scale, scale[:, None] * right[:rank]
 
 
 def _features(batch_norm: bool) -> nn.Sequential:
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(_CHANNELS, _CHANNELS[1:], strict=False):
+    for inputs, outputs in pairwise(_CHANNELS):
         convolution = nn.Conv3d(inputs, outputs, 3, padding=1)
         nn.init.kaiming_normal_(convolution.weight, mode="fan_out", nonlinearity="relu")
+        assert convolution.bias is not None
         nn.init.zeros_(convolution.bias)
         layers += [convolution, *([nn.BatchNorm3d(outputs)] if batch_norm else [])]
         layers += [nn.ReLU(inplace=True), nn.MaxPool3d(2)]

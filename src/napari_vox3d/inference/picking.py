@@ -1,0 +1,297 @@
+"""Particles in tomograms: one score map per class, and the peaks in them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_vox3d.errors import InferenceError, ModelError
+from napari_vox3d.inference.tiles import Box, Contrast, NetworkView
+from napari_vox3d.models import Model, ModelCard, PickingInput, load_model
+from napari_vox3d.picks import Picks
+from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_vox3d.inference.dense import Progress
+
+_CERTAIN = 1e-6  # probabilities nearer to 0 or 1 say no more about where a peak is
+
+
+def score_particles(
+    volume: Volume,
+    model: str | Path | Model = "default",
+    *,
+    device: str = "auto",
+    precision: str = "auto",
+    progress: Progress | None = None,
+    region: Sequence[slice | tuple[int, int]] | None = None,
+    contrast: Contrast | None = None,
+) -> list[Volume]:
+    """Score every place of a tomogram for every class of a model.
+
+    The tomogram is normalised as a whole and rescaled on the fly if its voxel size is not the
+    model's; it is read tile by tile and may be memory-mapped or dask. Beyond its edges it goes on
+    as in a mirror, so that particles at the edges are found.
+
+    Parameters
+    ----------
+    volume
+        Tomogram, (z, y, x), of any real type.
+    model
+        Name from `list_models`, path of a model, or a `Model`, for picking.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:N"`` or ``"mps"``.
+    precision
+        ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
+    progress
+        Called after each tile; may raise `Cancelled`.
+    region
+        Voxels to score, along z, y, x: slices or pairs (start, stop). What lies around is still
+        looked at. Default: all.
+    contrast
+        ``"dark"`` or ``"bright"``: how particles look against the solvent in this tomogram.
+        Default: as in the tomograms that the model was trained on.
+
+    Returns
+    -------
+    list of Volume
+        One for each class, named after it: probabilities (float32) on a grid of every 4th or 8th
+        voxel, in the frame of the whole tomogram. `metadata` holds what `find_particles` needs
+        (radius, threshold, least distance, tomogram) and the provenance.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be found or is not for picking.
+    InferenceError
+        If the device or precision is not there, the region is empty, the tomogram has no spread
+        of values, or not even small tiles fit in memory.
+    Cancelled
+        If `progress` raises it.
+
+    Warns
+    -----
+    UserWarning
+        If the tomogram does not say how large its voxels are: the model's size is then assumed.
+    """
+    from napari_vox3d.inference.dense import score_cells
+    from napari_vox3d.inference.device import choose_device, choose_precision
+
+    model = load_model(model, task="picking")
+    card = model.card
+    if not isinstance(card.input, PickingInput):
+        raise ModelError(f"Model {card.name!r} is not for picking.")
+    volume = _calibrated(volume, card.input.voxel_size)
+    box = _box(region, volume.shape)
+    where = choose_device(device)
+    kind = choose_precision(precision, where)
+    view = NetworkView.of(
+        volume,
+        card.input.voxel_size,
+        card.input.normalisation,
+        inverted=contrast is not None and contrast != card.input.contrast,
+    )
+    scores, first, stride = score_cells(model.network(where), view, box, where, kind, progress)
+    centre = view.to_index(stride * (first + 0.5) - 0.5)  # of the first cell, in voxels
+    about = {
+        "tomogram": {
+            "name": volume.name,
+            "shape": volume.shape,
+            "voxel_size": volume.voxel_size.tolist(),
+            "origin": volume.origin.tolist(),
+            "region": [(s.start, s.stop) for s in box],
+        },
+        "provenance": {
+            "model": card.name,
+            "sha256": card.sha256,
+            "version": card.version,
+            "source": volume.source,
+            "voxel_size": volume.voxel_size.tolist(),
+            "parameters": {"device": str(where), "precision": str(kind).removeprefix("torch."),
+                           "stride": stride, "contrast": contrast or card.input.contrast},
+        },
+    }  # fmt: skip
+    return [
+        Volume(
+            scores[output],
+            volume.step * (stride * np.array(view.scale))[:, None],
+            volume.to_world(centre),
+            quantity="score",
+            name=particle.name,
+            source=volume.source,
+            metadata={
+                "radius": particle.radius,
+                "threshold": particle.threshold,
+                "min_distance": particle.min_distance or particle.radius,
+                **about,
+            },
+        )
+        for output, particle in zip(outputs_of(card), card.classes, strict=True)
+    ]
+
+
+def find_particles(
+    score_maps: Sequence[Volume],
+    *,
+    threshold: float | Mapping[str, float] | None = None,
+    min_distance: float | Mapping[str, float] | None = None,
+) -> Picks:
+    """Find the peaks of score maps.
+
+    A peak is at least as high as its 26 neighbours and as the threshold; its place is refined
+    between the grid points by parabolas through the logits. Of two peaks of one class nearer than
+    `min_distance` the higher stays; likewise of two classes within the smaller of their radii.
+
+    Parameters
+    ----------
+    score_maps
+        From `score_particles`.
+    threshold
+        Least score, one for all or by class; classes left out and None take the model's.
+    min_distance
+        Å between picks of one class, one for all or by class; classes left out and None take the
+        model's.
+
+    Returns
+    -------
+    Picks
+        Sorted by falling score, with radii, in the frame of the tomogram and inside it.
+    """
+    if not score_maps:
+        return Picks(np.zeros((0, 3)), np.zeros(0, str))
+    thresholds = [_setting(threshold, score, "threshold") for score in score_maps]
+    peaks = [
+        _peaks(score.values, least) for score, least in zip(score_maps, thresholds, strict=True)
+    ]
+    kinds = np.repeat(np.arange(len(peaks)), [len(values) for _, values in peaks])
+    positions = np.concatenate(
+        [score.to_world(cells) for score, (cells, _) in zip(score_maps, peaks, strict=True)]
+    )
+    values = np.concatenate([heights for _, heights in peaks])
+    tomogram = score_maps[0].metadata["tomogram"]
+    voxel_size = np.array(tomogram["voxel_size"])
+    positions = positions - tomogram["origin"]
+    low, high = (np.array(tomogram["region"]).T * voxel_size).astype(float)
+    # half a cell beyond the last centres is still the tomogram's; a whole cell is not
+    reach = score_maps[0].voxel_size / 2
+    near = ((positions >= low - reach) & (positions <= high + reach)).all(axis=1)
+    positions = np.clip(positions, low, high - voxel_size)
+    order = np.flatnonzero(near)
+    order = order[np.argsort(-values[order], kind="stable")]
+    radii = np.array([score.metadata["radius"] for score in score_maps])
+    limits = np.minimum(radii[:, None], radii)
+    np.fill_diagonal(limits, [_setting(min_distance, s, "min_distance") for s in score_maps])
+    order = order[_keep_highest(positions[order], kinds[order], limits)]
+    names = np.array([score.name for score in score_maps])
+    return Picks(
+        positions[order],
+        names[kinds[order]],
+        values[order],
+        radii=radii[kinds[order]],
+        tomogram=tomogram["name"],
+        shape=tomogram["shape"],
+        voxel_size=voxel_size,
+        metadata={
+            **score_maps[0].metadata["provenance"],
+            "thresholds": dict(zip(names.tolist(), thresholds, strict=True)),
+        },
+    )
+
+
+def pick_particles(
+    volume: Volume,
+    model: str | Path | Model = "default",
+    *,
+    threshold: float | Mapping[str, float] | None = None,
+    min_distance: float | Mapping[str, float] | None = None,
+    **options: Any,
+) -> Picks:
+    """Score a tomogram and find its particles; see `score_particles` and `find_particles`."""
+    maps = score_particles(volume, model, **options)
+    return find_particles(maps, threshold=threshold, min_distance=min_distance)
+
+
+def _calibrated(volume: Volume, voxel_size: float) -> Volume:
+    if volume.calibrated:
+        return volume
+    warnings.warn(
+        f"Tomogram {volume.name!r} does not say how large its voxels are; {voxel_size:g} Å is "
+        "assumed, the size that the model was trained on.",
+        stacklevel=3,
+    )
+    return replace(volume, step=np.eye(3) * voxel_size, calibrated=True)
+
+
+def _box(region: Sequence[slice | tuple[int, int]] | None, shape: Sequence[int]) -> Box:
+    parts = [slice(None)] * 3 if region is None else [
+        part if isinstance(part, slice) else slice(*part) for part in region
+    ]  # fmt: skip
+    z, y, x = (slice(*part.indices(n)[:2]) for part, n in zip(parts, shape, strict=True))
+    if any(part.stop <= part.start for part in (z, y, x)):
+        raise InferenceError(f"The region {region} holds no voxels of the tomogram {tuple(shape)}.")
+    return z, y, x
+
+
+def outputs_of(card: ModelCard) -> list[int]:
+    """Index among the network's outputs of each class of a card."""
+    count = len(card.classes) + (card.background is not None)
+    return [n for n in range(count) if n != card.background]
+
+
+def _setting(given: float | Mapping[str, float] | None, score: Volume, name: str) -> float:
+    own = float(score.metadata[name])
+    if isinstance(given, Mapping):
+        return given.get(score.name, own)
+    return own if given is None else given
+
+
+def _peaks(
+    score: NDArray[np.float32], threshold: float
+) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+    """Refined cells (N, 3) and heights (N,) of the local maxima."""
+    cells = np.argwhere(score >= threshold)
+    around = np.pad(score, 1, constant_values=-1)
+    heights = score[tuple(cells.T)]
+    for offset in product((0, 1, 2), repeat=3):
+        higher = around[tuple((cells + offset).T)] > heights
+        if higher.any():
+            cells, heights = cells[~higher], heights[~higher]
+    inner = np.pad(score, 1, mode="edge")  # at an edge the slope outwards counts as none
+    places = cells.astype(float)
+    here = _logit(heights)
+    for axis in range(3):
+        step = np.eye(3, dtype=int)[axis]
+        before = _logit(inner[tuple((cells + 1 - step).T)])
+        after = _logit(inner[tuple((cells + 1 + step).T)])
+        bend = 2 * here - before - after
+        places[:, axis] += np.clip((after - before) / (2 * np.maximum(bend, 1e-9)), -0.5, 0.5)
+    return places, heights
+
+
+def _logit(probability: NDArray[np.float32]) -> NDArray[np.float64]:
+    held = np.clip(probability.astype(float), _CERTAIN, 1 - _CERTAIN)
+    return np.log(held / (1 - held))
+
+
+def _keep_highest(
+    positions: NDArray[np.float64], kinds: NDArray[np.intp], limits: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """Which of the points, given by falling height, stay (greedy); `limits` in Å by classes."""
+    from scipy.spatial import cKDTree
+
+    keep = np.ones(len(positions), bool)
+    pairs = cKDTree(positions).query_pairs(limits.max(), output_type="ndarray")
+    distances = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
+    pairs = pairs[distances < limits[kinds[pairs[:, 0]], kinds[pairs[:, 1]]]]
+    pairs.sort(axis=1)
+    for higher, lower in pairs[np.argsort(pairs[:, 0], kind="stable")].tolist():
+        if keep[higher]:
+            keep[lower] = False
+    return keep

@@ -1,0 +1,193 @@
+"""`NetworkView`: a tomogram as a picking network sees it, read box by box.
+
+The view has the model's voxel size and normalisation and goes on beyond the tomogram's edges as in
+a mirror. Only the boxes asked for are read and converted, so that memory-mapped and dask tomograms
+of any size stay where they are. Training and inference read through the same view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_vox3d.errors import InferenceError
+from napari_vox3d.volume import Volume
+
+Box = tuple[slice, slice, slice]
+Contrast = Literal["dark", "bright"]
+
+_SAME_SIZE = 0.02  # voxel sizes that differ by less are taken as equal
+_SAMPLES = 500_000  # voxels that the statistics are taken from
+_CLIP = 5.0  # normalised values beyond are cut off: gold, carbon
+
+
+class Normalisation(NamedTuple):
+    """Values become ``(value − centre) / width``, cut off at ±`clip`."""
+
+    centre: float
+    width: float
+    clip: float
+
+    @classmethod
+    def of(cls, volume: Volume, scheme: Literal["robust", "zscore", "none"]) -> Normalisation:
+        """Measure a tomogram on half a million voxels spread evenly over it.
+
+        Parameters
+        ----------
+        volume
+            Tomogram.
+        scheme
+            ``"robust"``: median, and 1.4826 times the median absolute deviation, cut off at ±5;
+            ``"zscore"``: mean and standard deviation; ``"none"``: values as they are.
+
+        Raises
+        ------
+        InferenceError
+            If the tomogram has no finite values, or they are all the same.
+        """
+        if scheme == "none":
+            return cls(0.0, 1.0, np.inf)
+        stride = max(1, int(np.ceil((np.prod(volume.shape) / _SAMPLES) ** (1 / 3))))
+        # whole planes first: a strided view of compressed or remote data would read all of it
+        planes = [np.asarray(volume.values[z])[::stride, ::stride]
+                  for z in range(stride // 2, volume.shape[0], stride)]  # fmt: skip
+        sample = np.stack(planes).astype(np.float64)
+        sample = sample[np.isfinite(sample)]
+        if not sample.size:
+            raise InferenceError(f"Tomogram {volume.name!r} has no finite values.")
+        if scheme == "robust":
+            centre = float(np.median(sample))
+            width, clip = 1.4826 * float(np.median(np.abs(sample - centre))), _CLIP
+        else:
+            centre, width, clip = float(sample.mean()), float(sample.std()), np.inf
+        if not width:
+            raise InferenceError(
+                f"Most values of tomogram {volume.name!r} are {centre:g}; there is nothing to see."
+            )
+        return cls(centre, width, clip)
+
+
+@dataclass(frozen=True)
+class NetworkView:
+    """A tomogram rescaled, normalised and mirrored.
+
+    Parameters
+    ----------
+    values
+        (z, y, x) real array: numpy, memory-mapped or dask.
+    scale
+        (3,) voxels of the tomogram per voxel of the view.
+    normalisation
+        What is done to values; a negative width turns the contrast round.
+    """
+
+    values: Any
+    scale: tuple[float, float, float]
+    normalisation: Normalisation
+
+    @classmethod
+    def of(
+        cls,
+        volume: Volume,
+        voxel_size: float,
+        scheme: Literal["robust", "zscore", "none"],
+        inverted: bool = False,
+    ) -> NetworkView:
+        """View a tomogram with voxels of `voxel_size` Å.
+
+        A tomogram whose voxels are within 2 % of that size keeps them. One that is not calibrated
+        is taken to have just that size. `inverted` swaps dark and bright.
+
+        Raises
+        ------
+        InferenceError
+            If the tomogram is complex, or its values have no spread.
+        """
+        if np.issubdtype(volume.values.dtype, np.complexfloating):
+            raise InferenceError(f"Tomogram {volume.name!r} has complex values.")
+        scale = voxel_size / volume.voxel_size if volume.calibrated else np.ones(3)
+        scale = np.where(np.abs(scale - 1) < _SAME_SIZE, 1.0, scale)
+        centre, width, clip = Normalisation.of(volume, scheme)
+        z, y, x = (float(s) for s in scale)
+        width = -width if inverted else width
+        return cls(volume.values, (z, y, x), Normalisation(centre, width, clip))
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the view that cover the tomogram."""
+        z, y, x = (max(1, round(n / s)) for n, s in zip(self.values.shape, self.scale, strict=True))
+        return z, y, x
+
+    def to_index(self, positions: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Voxels (..., 3) of the tomogram for voxels of the view."""
+        return (positions + 0.5) * self.scale - 0.5
+
+    def from_index(self, indices: NDArray[np.floating]) -> NDArray[np.floating]:
+        """Voxels (..., 3) of the view for voxels of the tomogram."""
+        return (indices + 0.5) / self.scale - 0.5
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
+        """Box from `start` to `stop` (excluded) in voxels of the view, which may lie outside it.
+
+        Values that are not finite become the centre of the distribution.
+        """
+        axes = [
+            _Axis.of(a, b, n, s)
+            for a, b, n, s in zip(start, stop, self.values.shape, self.scale, strict=True)
+        ]
+        box: NDArray[np.float32] = np.asarray(
+            self.values[tuple(slice(axis.low, axis.high) for axis in axes)]
+        ).astype(np.float32)
+        centre, width, clip = self.normalisation
+        np.subtract(box, np.float32(centre), out=box)
+        np.divide(box, np.float32(width), out=box)
+        np.nan_to_num(box, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        np.clip(box, -clip, clip, out=box)
+        for n, axis in enumerate(axes):
+            box = axis.apply(box, n)
+        return box
+
+
+class _Axis(NamedTuple):
+    """How a stretch of the view comes from the voxels `low` to `high` of one axis."""
+
+    low: int
+    high: int
+    taps: NDArray[np.intp]  # (n, taps) voxels, counted from `low`
+    weights: NDArray[np.float32]  # (n, taps)
+
+    @classmethod
+    def of(cls, start: int, stop: int, length: int, scale: float) -> _Axis:
+        indices = np.arange(start, stop)
+        if scale == 1:
+            taps, weights = indices[:, None], np.ones((len(indices), 1), np.float32)
+        else:
+            reach = max(1.0, scale)  # linear between voxels; a tent over all of them when coarser
+            centres = (indices[:, None] + 0.5) * scale - 0.5
+            taps = np.floor(centres - reach).astype(int) + np.arange(int(np.ceil(2 * reach)) + 2)
+            tents = np.clip(1 - np.abs(taps - centres) / reach, 0, None)
+            weights = (tents / tents.sum(axis=1, keepdims=True)).astype(np.float32)
+        folded = taps % (2 * length)
+        folded = np.minimum(folded, 2 * length - 1 - folded)
+        low = int(folded.min())
+        return cls(low, int(folded.max()) + 1, folded - low, weights)
+
+    def apply(self, box: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
+        if self.taps.shape[1] == 1:
+            straight = np.array_equal(self.taps[:, 0], np.arange(box.shape[axis]))
+            return box if straight else np.take(box, self.taps[:, 0], axis)
+        matrix = np.zeros((len(self.taps), box.shape[axis]), np.float32)
+        np.add.at(matrix, (np.arange(len(self.taps))[:, None], self.taps), self.weights)
+        return np.moveaxis(np.tensordot(matrix, box, (1, axis)), 0, axis)
+
+
+def tiles(shape: Sequence[int], edge: int) -> Iterator[Box]:
+    """Boxes of at most `edge`³ that cover a grid without overlap, last axis fastest."""
+    for corner in product(*(range(0, n, edge) for n in shape)):
+        z, y, x = (slice(c, min(c + edge, n)) for c, n in zip(corner, shape, strict=True))
+        yield z, y, x
