@@ -9,6 +9,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
+from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager
@@ -16,7 +17,7 @@ from napari.utils.notifications import notification_manager
 import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui.controls import choose
-from napari_vox3d.gui.elf_widget import FILE
+from napari_vox3d.gui.elf_widget import FILE, PredictELF
 from napari_vox3d.gui.layers import structure_layers, volume_layers
 from napari_vox3d.volume import Volume
 
@@ -89,7 +90,20 @@ def inference(monkeypatch):
 
 
 @pytest.fixture
-def opened(make_napari_viewer):
+def opened(qtbot):
+    """The widget on a viewer without a window, wired to the layers as napari wires it."""
+    viewer = ViewerModel()
+    widget = PredictELF(viewer)
+    qtbot.addWidget(widget)
+    for name in ("inserted", "removed", "reordered", "renamed"):
+        getattr(viewer.layers.events, name).connect(widget.reset_choices)
+    choose(widget.model.menu, "simple")
+    return viewer, widget
+
+
+@pytest.fixture
+def docked(make_napari_viewer):
+    """The widget in a window, by the way of the manifest."""
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", "Predict ELF")
     choose(widget.model.menu, "simple")
@@ -130,6 +144,13 @@ def test_an_empty_window_says_what_to_do(opened, qtbot, errors, inference):
         "Choose a file to predict from: a POSCAR, CIF or CHGCAR."
     ]
     assert inference.calls == []
+
+
+def test_predicting_in_a_window(docked, qtbot, inference):
+    viewer, widget = docked
+    add(viewer, volume_layers([magnesium()]))
+    press_and_wait(qtbot, widget)
+    assert "new ELF" in viewer.layers
 
 
 def test_every_control_has_a_tooltip(opened):
@@ -228,8 +249,8 @@ def test_the_source_may_go_while_running(opened, qtbot, errors, inference):
     assert errors == []
 
 
-def test_the_viewer_may_close_while_running(opened, qtbot, errors, inference):
-    viewer, widget = opened
+def test_the_viewer_may_close_while_running(docked, qtbot, errors, inference):
+    viewer, widget = docked
     add(viewer, volume_layers([magnesium()]))
     inference.endless = True
     widget.run.press()
@@ -249,8 +270,8 @@ def test_settings_are_remembered(opened, qtbot, inference):
     choose(widget.computing.precision, "float32")
     press_and_wait(qtbot, widget)
 
-    viewer.window.remove_dock_widget("all")
-    _, again = viewer.window.add_plugin_dock_widget("napari-vox3d", "Predict ELF")
+    again = PredictELF(viewer)
+    qtbot.addWidget(again)
     assert again.model.menu.value == "other"
     assert again.spacing.value == 0.3
     assert again.computing.precision.value == "float32"

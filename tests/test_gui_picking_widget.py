@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
 from napari.utils.notifications import notification_manager
@@ -13,7 +14,7 @@ import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui.controls import choose
 from napari_vox3d.gui.layers import volume_layer
-from napari_vox3d.gui.picking_widget import FILE_FORMATS, OPEN_FIRST, WHOLE
+from napari_vox3d.gui.picking_widget import FILE_FORMATS, OPEN_FIRST, WHOLE, PickParticles
 from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 
@@ -104,7 +105,20 @@ def inference(monkeypatch):
 
 
 @pytest.fixture
-def opened(make_napari_viewer):
+def opened(qtbot):
+    """The widget on a viewer without a window, wired to the layers as napari wires it."""
+    viewer = ViewerModel()
+    widget = PickParticles(viewer)
+    qtbot.addWidget(widget)
+    for name in ("inserted", "removed", "reordered", "renamed"):
+        getattr(viewer.layers.events, name).connect(widget.reset_choices)
+    choose(widget.model.menu, "two")
+    return viewer, widget
+
+
+@pytest.fixture
+def docked(make_napari_viewer):
+    """The widget in a window, by the way of the manifest."""
     viewer = make_napari_viewer()
     _, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", "Pick particles")
     choose(widget.model.menu, "two")
@@ -150,6 +164,17 @@ def test_an_empty_window_says_what_to_do(opened, qtbot, errors, inference):
     press_and_wait(qtbot, widget)
     assert [error.message for error in errors] == [OPEN_FIRST]
     assert inference.runs == []
+
+
+def test_picking_in_a_window(docked, qtbot, inference):
+    viewer, widget = docked
+    add_tomogram(viewer)
+    press_and_wait(qtbot, widget)
+    assert [layer.name for layer in viewer.layers] == ["tomogram", "tomogram picks"]
+    picks = viewer.layers["tomogram picks"]
+    for threshold, count in ((0.95, 0), (0.7, 1)):
+        set_threshold(qtbot, widget, inference, "ribosome", threshold)
+        assert len(picks.data) == count + 1
 
 
 def test_every_control_has_a_tooltip(opened):
@@ -439,8 +464,8 @@ def test_the_tomogram_may_go_while_running(opened, qtbot, errors, inference):
     assert errors == []
 
 
-def test_the_viewer_may_close_while_running(opened, qtbot, errors, inference):
-    viewer, widget = opened
+def test_the_viewer_may_close_while_running(docked, qtbot, errors, inference):
+    viewer, widget = docked
     add_tomogram(viewer)
     inference.endless = True
     widget.run.press()
@@ -457,8 +482,8 @@ def test_settings_are_remembered(picked, qtbot):
     widget.min_distance.value = 90
     widget.show_scores.value = True
     qtbot.wait(200)
-    viewer.window.remove_dock_widget("all")
-    _, again = viewer.window.add_plugin_dock_widget("napari-vox3d", "Pick particles")
+    again = PickParticles(viewer)
+    qtbot.addWidget(again)
     assert again.min_distance.value == 90
     assert again.show_scores.value
     assert again.model.menu.value == "two"
