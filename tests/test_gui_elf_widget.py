@@ -171,6 +171,8 @@ def test_result_lies_on_its_source(opened, qtbot, inference):
     assert len(viewer.layers) == count + 1
     assert list(viewer.layers)[:2] == [source, viewer.layers["new ELF"]]  # below atoms and cell
     elf = viewer.layers["new ELF"]
+    assert elf.visible
+    assert not source.visible
     for name in ("scale", "translate"):
         assert np.array_equal(getattr(elf, name), getattr(source, name))
     assert elf.data.shape == source.data.shape
@@ -275,3 +277,17 @@ def test_settings_are_remembered(opened, qtbot, inference):
     assert again.model.menu.value == "other"
     assert again.spacing.value == 0.3
     assert again.computing.precision.value == "float32"
+
+
+def test_the_promolecule_on_a_hexagonal_crystal(opened, qtbot, errors):
+    viewer, widget = opened
+    source, *_ = add(viewer, volume_layers([magnesium()]))
+    choose(widget.model.menu, "promolecule")
+    press_and_wait(qtbot, widget)
+    assert errors == []
+    elf = viewer.layers["Mg2 ELF"]
+    assert np.array_equal(elf.scale, source.scale)
+    assert np.array_equal(elf.translate, source.translate)
+    assert elf.data.shape == source.data.shape
+    assert 0 <= elf.data.min() < elf.data.max() <= 1
+    assert elf.metadata["vox3d"].metadata["provenance"]["model"] == "promolecule"

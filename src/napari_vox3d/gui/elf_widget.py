@@ -108,8 +108,7 @@ class PredictELF(QWidget):
         self.result.clear()
         self.run.run(
             _predict_elf, source, card.name, spacing=spacing, **self.computing.arguments(),
-            then=partial(self._show, with_structure=isinstance(source, Path),
-                         title=card.title, started=time.monotonic()),
+            then=partial(self._show, self.source.value, card.title, time.monotonic()),
         )  # fmt: skip
 
     def _read_source(self) -> Any:
@@ -123,12 +122,14 @@ class PredictELF(QWidget):
             return volume_from_layer(layer)
         return atoms_from_layer(layer)
 
-    def _show(self, elf: Volume, *, with_structure: bool, title: str, started: float) -> None:
-        image, *structure = volume_layers([elf]) if with_structure else [volume_layer(elf)]
+    def _show(self, source: Layer | str, title: str, started: float, elf: Volume) -> None:
+        image, *structure = volume_layers([elf]) if source == FILE else [volume_layer(elf)]
         above = [n for n, layer in enumerate(self._viewer.layers, 1) if isinstance(layer, Image)]
         self._viewer.layers.insert(max(above, default=0), Layer.create(*image))
         for layer in structure:
             self._viewer.add_layer(Layer.create(*layer))
+        if isinstance(source, Image):
+            source.visible = False  # two volumes in one place cannot be told apart in 3D
         grid = "×".join(map(str, elf.shape))
         low, high = np.min(elf.values), np.max(elf.values)
         what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"
