@@ -42,7 +42,7 @@ def test_example_sorts_its_axes_and_keeps_crystal_and_elf_together():
 
 
 def test_training_learns(examples):
-    start = train_elf(examples, arguments=ARGUMENTS, minutes=0.0)
+    start = train_elf(examples, arguments=ARGUMENTS, minutes=1e-6)
     trained = train_elf(examples, arguments=ARGUMENTS, minutes=0.06, rate=1e-2)
     assert error(trained, examples) < 0.5 * error(start, examples)
 
@@ -71,9 +71,9 @@ def test_interrupted_training_goes_on_from_its_checkpoint(examples, tmp_path, mo
 
 def test_checkpoint_of_another_network_is_refused(examples, tmp_path):
     path = tmp_path / "state.pt"
-    train_elf(examples, arguments=ARGUMENTS, minutes=0.0, checkpoint=path)
+    train_elf(examples, arguments=ARGUMENTS, minutes=1e-6, checkpoint=path)
     with pytest.raises(ModelError, match="start anew"):
-        train_elf(examples, arguments=ARGUMENTS | {"base": 16}, minutes=0.0, checkpoint=path)
+        train_elf(examples, arguments=ARGUMENTS | {"base": 16}, minutes=1e-6, checkpoint=path)
 
 
 def test_elf_without_atoms_cannot_be_trained_on():
