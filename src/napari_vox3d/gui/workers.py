@@ -200,7 +200,7 @@ class RunControl(QWidget):
         self.button.setText("Cancelling…" if job.cancelled else "Cancel")
         self.button.setEnabled(not job.cancelled)
         text = describe_progress(job)
-        self.bar.setMaximum(job.total)
+        self.bar.setMaximum(max(1, job.total))  # a bar of unknown length shows no text
         self.bar.setValue(job.done)
         self.bar.setFormat(text)
         self.bar.show()
@@ -228,11 +228,12 @@ class RunControl(QWidget):
 
 
 def describe_progress(job: BackgroundJob) -> str:
-    """Progress in words, such as ``"12 of 40 · 35 s left"``."""
+    """Progress in words, such as ``"30 % · 35 s left"``."""
     if job.done == 0:
         return "Starting…"
     left = job.seconds_left
-    return f"{job.done} of {job.total}" + ("" if left is None else f" · {duration(left)} left")
+    done = f"{100 * job.done / job.total:.0f} %"
+    return done if left is None else f"{done} · {duration(left)} left"
 
 
 def duration(seconds: float) -> str:
