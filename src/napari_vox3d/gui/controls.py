@@ -14,6 +14,7 @@ from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
 import napari_vox3d as vox
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import BackgroundJob
+from napari_vox3d.models import user_folder
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
@@ -164,7 +165,10 @@ def _figures(card: ModelCard) -> str:
             for row in table.rows
         )
         tables += f"<p>{escape(table.data)}</p><table><tr>{head}</tr>{body}</table>"
-    return f"<p>{escape(card.description)}</p><p>{escape(card.training)}</p>{tables}"
+    return (
+        f"<p>{escape(card.description)}</p><p>Training: {escape(card.training)}</p>{tables}"
+        f"<p>Models of your own go into {escape(str(user_folder()))}.</p>"
+    )
 
 
 def _cell(value: object) -> str:
