@@ -81,7 +81,12 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, iron, tomogram):
 
 @pytest.mark.parametrize("suffix", [".star", ".json", ".csv", ".coords"])
 def test_picks_are_saved_as_the_user_left_them(tmp_path, tomogram, suffix):
-    frame = {"voxel_size": (10, 12, 14), "shape": tomogram.shape, "tomogram": "tomogram"}
+    frame = {
+        "voxel_size": (10, 12, 14),
+        "shape": tomogram.shape,
+        "tomogram": "tomogram",
+        "radii": [60, 60],
+    }
     picks = Picks.from_indices([(1, 2, 3), (4, 5, 6)], ["apo", "apo"], scores=[0.5, 0.6], **frame)
     viewer = ViewerModel()
     layer = viewer.add_layer(Layer.create(*picks_layer(picks, tomogram)))
@@ -94,6 +99,8 @@ def test_picks_are_saved_as_the_user_left_them(tmp_path, tomogram, suffix):
     if suffix != ".coords":
         assert again.labels.tolist() == ["apo"]
         np.testing.assert_allclose(again.scores, [0.6], atol=1e-4)
+    if suffix in (".star", ".csv"):
+        np.testing.assert_allclose(again.radii, [60], atol=1e-3)
 
 
 def test_flat_points_are_refused(tmp_path):

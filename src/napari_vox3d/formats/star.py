@@ -3,8 +3,9 @@
 RELION 5 writes Å relative to a centre that it defines as ``size / 2 - 1`` in voxels of the tilt
 series (``relion/tomography_python_programs/get_particle_poses``). RELION 4 and others write voxel
 indices counted from 0, of the tilt series' pixel size where the file names one, else of the
-tomogram. RELION has no class names; these files carry them in the column ``vox3dClass``, which
-RELION keeps and ignores, and scores in ``rlnAutopickFigureOfMerit``.
+tomogram. RELION has no class names and no radii; these files carry them in the columns
+``vox3dClass`` and ``vox3dRadius`` (Å), which RELION keeps and ignores, and scores in
+``rlnAutopickFigureOfMerit``.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         np.array(UNNAMED_CLASS if label is None else particles[label].astype(str), str),
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
+        _columns(path, particles, ["vox3dRadius"])[:, 0] if "vox3dRadius" in particles else None,
         metadata={} if pixel_size is None else {"tilt_series_pixel_size": pixel_size},
         **{**frame, "tomogram": tomogram or frame.get("tomogram", "")},
     )
@@ -144,6 +146,8 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
     if picks.angles is not None:
         table |= dict(zip(_ANGLES, picks.angles.T, strict=True))
     table["vox3dClass"] = picks.labels
+    if picks.radii is not None:
+        table["vox3dRadius"] = picks.radii
     if not np.isnan(np.asarray(picks.scores)).all():
         table[_SCORES[0]] = picks.scores
     blocks = {"particles": pd.DataFrame(table)}
