@@ -170,12 +170,13 @@ class _DensePass:
             if not is_out_of_memory(error):
                 raise
         free_memory(self._device)
-        if self._tile * self._stride // 2 < _SMALLEST_TILE:
+        longest = int((stop - start).max())
+        if longest * self._stride // 2 < _SMALLEST_TILE:
             raise InferenceError(
-                f"{self._device} has too little memory left for tiles of "
-                f"{self._tile * self._stride} voxels. Close other programs or choose the cpu."
+                f"{self._device} has too little memory left even for tiles of "
+                f"{longest * self._stride}³ voxels. Close other programs, or compute on the cpu."
             )
-        self._tile //= 2
+        self._tile = min(self._tile, (longest + 1) // 2)
         cells: Tensor | None = None
         for smaller in tiles((stop - start).tolist(), self._tile):
             found = self._feature_tile(low + start, smaller)

@@ -9,7 +9,7 @@ for dense use.
 
 from __future__ import annotations
 
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Literal
 
 import torch
@@ -174,8 +174,7 @@ class DenseCryoET3DCNN(nn.Module):
         """Logits (B, num_classes, …) of the windows that lie wholly on the features given."""
         window, *head = self.classifier
         spread, *rest = window if isinstance(window, nn.Sequential) else (window,)
-        assert isinstance(spread, nn.Conv3d)
-        logits = F.conv3d(features, spread.weight, spread.bias, dilation=8 // stride)
+        logits = spread(features) if stride == 8 else _interleaved(spread, features)
         for layer in (*rest, *head):
             logits = layer(logits)
         return logits
@@ -196,6 +195,24 @@ class DenseCryoET3DCNN(nn.Module):
             matrix = name.startswith("classifier.") and value.ndim > 1
             state[names.get(name, name)] = value.flatten(1) if matrix else value
         return state
+
+
+def _interleaved(layer: nn.Module, features: Tensor) -> Tensor:
+    """Convolution of every second cell along each axis, from every cell on.
+
+    The eight interleaved grids go through the plain layer: several times faster than dilation.
+    """
+    parts = {
+        offset: layer(features[..., offset[0] :: 2, offset[1] :: 2, offset[2] :: 2])
+        for offset in product((0, 1), repeat=3)
+        if all(n - o > 2 * _CELLS - 2 for n, o in zip(features.shape[2:], offset, strict=True))
+    }
+    first = parts[0, 0, 0]
+    shape = [n - 2 * _CELLS + 2 for n in features.shape[2:]]
+    whole = first.new_empty((*first.shape[:2], *shape))
+    for (z, y, x), part in parts.items():
+        whole[..., z::2, y::2, x::2] = part
+    return whole
 
 
 def factor(network: CryoET3DCNN, rank: int, *, exact: bool = False) -> DenseCryoET3DCNN | None:
