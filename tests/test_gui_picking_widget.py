@@ -348,6 +348,32 @@ def test_a_box_is_read_from_shapes(opened, qtbot, inference, drawn, region):
     assert inference.runs[0][2] == region
 
 
+def test_picks_of_a_box_lie_in_the_whole_tomogram(opened, qtbot, monkeypatch):
+    viewer, widget = opened
+    layer = add_tomogram(viewer)
+
+    def score(volume, model, **_):
+        values = np.zeros((3, 4, 5), np.float32)
+        values[1, 2, 2] = 0.9
+        about = {
+            "tomogram": {"name": "tomogram", "shape": volume.shape, "voxel_size": [10.0] * 3,
+                         "origin": volume.origin.tolist(), "region": [(2, 10), (5, 20), (8, 30)]},
+            "provenance": {},
+        }  # fmt: skip
+        return [
+            Volume(values * height, 40.0, volume.to_world((3.5, 6.5, 9.5)), quantity="score",
+                   name=name, metadata={"radius": 60.0, "threshold": 0.5, "min_distance": 60.0,
+                                        **about})
+            for name, height in (("ribosome", 1.0), ("ferritin", 0.0))
+        ]  # fmt: skip
+
+    monkeypatch.setitem(vars(vox), "score_particles", score)
+    press_and_wait(qtbot, widget)
+    picks = viewer.layers["tomogram picks"]
+    assert np.allclose(picks.data, [[7.5, 14.5, 17.5]], atol=1e-6)
+    assert np.array_equal(picks.translate, layer.translate)
+
+
 def test_a_box_may_have_fewer_slices(opened, qtbot, inference):
     viewer, widget = opened
     add_tomogram(viewer)

@@ -97,7 +97,8 @@ class ModelChoice(QWidget):
         if card is None:
             self.about.setText("No model is installed.")
             return
-        self.about.setText(card.description)
+        more = " Hover here for measured figures." if card.metrics else ""
+        self.about.setText(card.description + more)
         self.setToolTip(_figures(card))
 
 
