@@ -70,10 +70,12 @@ class BackgroundJob:
         """Start the thread; `finished` is called on the main thread at the end, come what may."""
 
         def settle() -> None:
-            finished(self)
-            # Worker and job hold each other where Python cannot see it; results may be large.
+            # Worker and job hold each other where Python cannot see it, and results may be large.
             self._worker.finished.disconnect(settle)
-            self.result = self.error = None
+            try:
+                finished(self)
+            finally:
+                self.result = self.error = None
 
         self._worker.finished.connect(settle)
         self._worker.start()
