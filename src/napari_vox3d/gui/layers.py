@@ -206,7 +206,7 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
         "face_color_cycle": class_colours([*names, *picks.classes]),
         "border_color": "white",
         "border_width": 0.04,
-        "opacity": 0.5,
+        "opacity": 0.4,
         **SPHERES,
         "metadata": {"vox3d": picks, "provenance": dict(picks.metadata)},
     }
