@@ -82,6 +82,10 @@ class Model:
                 self._networks[str(device)] = network.eval().requires_grad_(False).to(device)
             return self._networks[str(device)]
 
+    def with_card(self, card: ModelCard) -> Model:
+        """Make a model of the same weights under another card."""
+        return Model(card, self._state, weights=self.weights)
+
     def release(self) -> None:
         """Forget the networks that `network` made, and give device memory back."""
         import torch

@@ -158,9 +158,10 @@ def train_picker(
         version="1",
     )
     state = {key: value.cpu().half() for key, value in network.windowed_state().items()}
-    thresholds = estimate_thresholds(Model(card, state), held_out or examples, device=device)
+    model = Model(card, state)
+    thresholds = estimate_thresholds(model, held_out or examples, device=device)
     kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
-    return Model(card.model_copy(update={"classes": kinds}), state)
+    return model.with_card(card.model_copy(update={"classes": kinds}))
 
 
 def estimate_thresholds(model: Model, examples: Sequence[Example], *, device: str = "auto",
@@ -188,12 +189,25 @@ def estimate_thresholds(model: Model, examples: Sequence[Example], *, device: st
         for volume, _ in examples
     ]
     truth = [picks for _, picks in examples]
-    return {kind.name: _best_threshold(found, truth, kind, beta) for kind in model.card.classes}
+    return {kind.name: best_threshold(found, truth, kind, beta) for kind in model.card.classes}
 
 
-def _best_threshold(
+def best_threshold(
     found: Sequence[Picks], truth: Sequence[Picks], kind: ParticleClass, beta: float
 ) -> float:
+    """Middle of the plateau of F over thresholds for one class, given candidate picks.
+
+    Parameters
+    ----------
+    found
+        Candidates of several tomograms, found at a low threshold.
+    truth
+        Their true particles.
+    kind
+        The class.
+    beta
+        Weight of recall in F.
+    """
     thresholds = np.linspace(_LOWEST, 0.95, 46)
     true = [picks.select(picks.labels == kind.name) for picks in truth]
     scores = []
