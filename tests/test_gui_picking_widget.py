@@ -378,7 +378,9 @@ def test_a_box_may_have_fewer_slices(opened, qtbot, inference):
     viewer, widget = opened
     add_tomogram(viewer)
     shapes = viewer.add_shapes([np.array([[0, 0], [50, 60]])], name="box")
+    assert widget.slices.native.isHidden()
     widget.region.value = shapes
+    assert not widget.slices.native.isHidden()
     widget.slices.value = (2, 5)
     press_and_wait(qtbot, widget)
     assert inference.runs[0][2] == (slice(2, 6), slice(0, 6), slice(3, 10))

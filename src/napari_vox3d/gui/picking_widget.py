@@ -203,6 +203,7 @@ class PickParticles(QWidget):
         """Offer the layers that are open now; napari calls this when they change."""
         self.volume.reset_choices()
         self.region.reset_choices()
+        self._offer_slices()
         self._on_volume()
 
     def save_picks(self, path: str | Path, format: str | None = None) -> list[Path]:
@@ -380,7 +381,8 @@ class PickParticles(QWidget):
         data, options, kind = picks_layer(
             picks, scored.volume, classes=list(colours), face_color_cycle=colours
         )
-        said = f"{len(picks)} picks in {scored.volume.name}."
+        plural = "" if len(picks) == 1 else "s"
+        said = f"{len(picks)} pick{plural} in {scored.volume.name}."
         present = scored.picks in self._viewer.layers
         if present and not scored.edited:
             _update_points(scored.picks, data, options)
