@@ -31,7 +31,7 @@ def microtubule() -> list[LayerData]:
 
 
 def simulated_tomogram() -> list[LayerData]:
-    """Tomogram simulated from known structures, and the particles that are in it."""
+    """Tomogram simulated from known structures; the particles that are in it are a hidden layer."""
     import napari
 
     tomogram = read_volumes(_path("simulated_tomogram.mrc"))
@@ -41,7 +41,7 @@ def simulated_tomogram() -> list[LayerData]:
         layers.show_whole_spheres(viewer, truth)
     return [
         *layers.volume_layers(tomogram),
-        layers.picks_layer(truth, tomogram[0], name="true particles"),
+        layers.picks_layer(truth, tomogram[0], name="true particles", visible=False),
     ]
 
 
