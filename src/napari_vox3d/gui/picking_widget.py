@@ -212,7 +212,8 @@ class PickParticles(QWidget):
         Parameters
         ----------
         path, format
-            As for `napari_vox3d.write_picks`.
+            As for `napari_vox3d.write_picks`, but a copick file holds one class: for several
+            classes, each gets a file with its name added to that of `path`.
 
         Returns
         -------
@@ -228,7 +229,13 @@ class PickParticles(QWidget):
         if scored is None or scored.picks not in self._viewer.layers:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
         picks = picks_from_layer(scored.picks, self.volume.value)
-        return vox.write_picks(path, picks, format=format)
+        if format != "copick" or len(picks.classes) < 2:
+            return vox.write_picks(path, picks, format=format)
+        written = []
+        for label in picks.classes:
+            one = Path(path).with_stem(f"{Path(path).stem}_{label}")
+            written += vox.write_picks(one, picks.select(picks.labels == label), format=format)
+        return written
 
     def _tomograms(self, _: object = None) -> list[Layer]:
         return [layer for layer in self._viewer.layers if _is_tomogram(layer)]
