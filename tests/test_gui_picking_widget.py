@@ -493,6 +493,22 @@ def test_the_tomogram_may_go_while_running(opened, qtbot, errors, inference):
     assert errors == []
 
 
+def test_another_tomogram_may_be_chosen_while_running(opened, qtbot, errors, inference):
+    viewer, widget = opened
+    first, second = add_tomogram(viewer), add_tomogram(viewer, name="second")
+    widget.volume.value = first
+    inference.endless = True
+    widget.run.press()
+    qtbot.waitUntil(lambda: bool(inference.runs))
+    widget.volume.value = second
+    inference.endless = False
+    with qtbot.capture_exceptions() as raised:
+        qtbot.waitUntil(lambda: not widget.run.running)
+    assert raised == []
+    assert widget.volume.value is first
+    assert counts(widget) == {"ribosome": "2", "ferritin": "1"}
+
+
 def test_the_viewer_may_close_while_running(docked, qtbot, errors, inference):
     viewer, widget = docked
     add_tomogram(viewer)

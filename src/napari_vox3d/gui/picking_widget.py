@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,20 +10,15 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from magicgui.widgets import CheckBox, FloatSlider, FloatSpinBox, PushButton, RangeSlider
-from napari.layers import Image, Layer, Points, Shapes
+from napari.layers import Image, Layer, Shapes
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QGridLayout, QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, choose, drop_down, note
-from napari_vox3d.gui.layers import (
-    picks_from_layer,
-    picks_layer,
-    score_layer,
-    show_whole_spheres,
-    volume_from_layer,
-)
+from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.live_picks import LivePicks
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import RunControl, show_problem
 
@@ -32,7 +26,6 @@ if TYPE_CHECKING:
     import napari
 
     from napari_vox3d.models import ModelCard, ParticleClass
-    from napari_vox3d.picks import Picks
     from napari_vox3d.volume import Volume
 
 WHOLE = "Whole volume"
@@ -86,27 +79,6 @@ class ClassRow:
         self.count.setText(f"{dot} {'–' if count is None else count}")
 
 
-@dataclass
-class Scored:
-    """A tomogram with its score maps, and the layers that show what was found."""
-
-    volume: Volume
-    card: ModelCard
-    maps: Sequence[Volume]
-    picks: Points | None = None
-    choices: list[tuple[bool, float]] = field(default_factory=list)
-    min_distance: float = 0.0
-    counts: dict[str, int] = field(default_factory=dict)
-    as_shown: tuple[Any, ...] = ()
-    score_layers: list[Layer] = field(default_factory=list)
-
-    @property
-    def edited(self) -> bool:
-        """Whether somebody moved, added, deleted or renamed picks since they were shown."""
-        now = _content(self.picks)
-        return not all(map(np.array_equal, now, self.as_shown))
-
-
 class PickParticles(QWidget):
     """Dock widget that finds particles in a tomogram.
 
@@ -119,7 +91,7 @@ class PickParticles(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
         self._viewer = napari_viewer
-        self._scored: WeakKeyDictionary[Layer, Scored] = WeakKeyDictionary()
+        self._scored: WeakKeyDictionary[Layer, LivePicks] = WeakKeyDictionary()
         remembered = recall("picking")
         self.volume = drop_down("The tomogram to pick in.", choices=self._tomograms)
         self.voxel_size = FloatSpinBox(
@@ -226,9 +198,9 @@ class PickParticles(QWidget):
             If there are no picks, or the file cannot be written.
         """
         scored = self._scored.get(self.volume.value) if self.volume.value else None
-        if scored is None or scored.picks not in self._viewer.layers:
+        if scored is None or not scored.present:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
-        picks = picks_from_layer(scored.picks, self.volume.value)
+        picks = picks_from_layer(scored.layer, self.volume.value)
         if format != "copick" or len(picks.classes) < 2:
             return vox.write_picks(path, picks, format=format)
         written = []
@@ -260,14 +232,14 @@ class PickParticles(QWidget):
     def _recall_choices(self) -> None:
         """Show the thresholds and counts that belong to the picks of this tomogram."""
         scored = self._scored_now()
-        for row, choice in zip(self._rows, scored.choices if scored else (), strict=False):
-            row.choice = choice
-        if scored:
+        if scored and scored.choices:
+            for row in self._rows:
+                row.choice = scored.choices[row.kind.name]
             self.min_distance.value = scored.min_distance
         self._soon.stop()
         self._show_counts(scored)
 
-    def _scored_now(self) -> Scored | None:
+    def _scored_now(self) -> LivePicks | None:
         """What the chosen model found in the chosen tomogram, if it ran there."""
         layer = self.volume.value
         scored = None if layer is None else self._scored.get(layer)
@@ -353,11 +325,7 @@ class PickParticles(QWidget):
             self.result.setText(f"{layer.name} was closed meanwhile; its picks are dropped.")
             return
         before = self._scored.get(layer)
-        scored = Scored(volume, card, maps)
-        if before is not None:
-            scored.picks, scored.as_shown = before.picks, before.as_shown
-            self._remove(before.score_layers)
-        self._scored[layer] = scored
+        self._scored[layer] = LivePicks(self._viewer, volume, card, maps, before)
         choose(self.volume, layer)
         choose(self.model.menu, card.name)
         self._apply_thresholds()
@@ -367,65 +335,28 @@ class PickParticles(QWidget):
         """Find the picks in the kept score maps and show them; the network does not run."""
         self._soon.stop()
         scored = self._scored_now()
-        choices, distance = [row.choice for row in self._rows], self.min_distance.value
-        if scored is None or (choices, distance) == (scored.choices, scored.min_distance):
+        if scored is None:
             return
-        wanted = {row.kind.name: row.threshold.value for row in self._rows if row.shown.value}
-        maps = [score for score in scored.maps if score.name in wanted]
+        choices = {row.kind.name: row.choice for row in self._rows}
         try:
-            picks = vox.find_particles(maps, threshold=wanted, min_distance=distance or None)
+            said = scored.find(choices, self.min_distance.value)
         except Vox3dError as error:
             show_problem(error)
             return
-        remember("picking", min_distance=distance)
-        scored.choices, scored.min_distance = choices, distance
-        scored.counts = {name: picks.counts().get(name, 0) for name in wanted}
-        self._show_picks(scored, picks)
+        remember("picking", min_distance=self.min_distance.value)
         self._show_counts(scored)
+        if said:
+            self.result.setText(said)
 
-    def _show_picks(self, scored: Scored, picks: Picks) -> None:
-        colours = {kind.name: kind.colour for kind in scored.card.classes}
-        data, options, kind = picks_layer(
-            picks, scored.volume, classes=list(colours), face_color_cycle=colours
-        )
-        plural = "" if len(picks) == 1 else "s"
-        said = f"{len(picks)} pick{plural} in {scored.volume.name}."
-        present = scored.picks in self._viewer.layers
-        if present and not scored.edited:
-            _update_points(scored.picks, data, options)
-        else:
-            if present:
-                said += f" Your own edits are kept in {scored.picks.name}."
-            show_whole_spheres(self._viewer, picks)
-            scored.picks = Layer.create(data, options, kind)
-            self._viewer.add_layer(scored.picks)
-        _prepare_for_clicks(scored.picks, scored.card.classes[0])
-        scored.as_shown = _content(scored.picks)
-        self.result.setText(said)
-
-    def _show_counts(self, scored: Scored | None) -> None:
+    def _show_counts(self, scored: LivePicks | None) -> None:
         for row in self._rows:
             row.show_count(scored.counts.get(row.kind.name) if scored else None)
 
     def _show_score_maps(self) -> None:
         remember("picking", show_scores=self.show_scores.value)
         scored = self._scored_now()
-        if scored is None:
-            return
-        self._remove(scored.score_layers)
-        scored.score_layers = []
-        if self.show_scores.value:
-            colours = {kind.name: kind.colour for kind in scored.card.classes}
-            for score in scored.maps:
-                look = {"colormap": colours[score.name], "visible": True}
-                layer = Layer.create(*score_layer(score, **look))
-                scored.score_layers.append(layer)
-                self._viewer.layers.insert(self._viewer.layers.index(scored.picks), layer)
-
-    def _remove(self, layers: Sequence[Layer]) -> None:
-        for layer in layers:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+        if scored is not None:
+            scored.show_scores(self.show_scores.value)
 
     def _ask_and_save(self) -> None:
         layer = self.volume.value
@@ -451,29 +382,6 @@ def _is_tomogram(layer: Layer) -> bool:
         return False
     held = layer.metadata.get("vox3d")
     return not (isinstance(held, vox.Volume) and (held.periodic or held.quantity == "score"))
-
-
-def _content(layer: Points) -> tuple[Any, ...]:
-    return layer.data.copy(), layer.features["class"].to_numpy(object, copy=True)
-
-
-def _update_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
-    """Replace all points of a layer."""
-    layer.selected_data = set()
-    layer.face_color = "white"  # a colour by feature cannot be extended from no points at all
-    layer.data = data
-    layer.features = options["features"]
-    layer.size = options["size"]
-    layer.face_color_cycle = options["face_color_cycle"]
-    layer.face_color = options["face_color"]
-    layer.border_color = options["border_color"]
-    layer.metadata = options["metadata"]
-
-
-def _prepare_for_clicks(layer: Points, kind: ParticleClass) -> None:
-    """Let a point that the user adds be a particle of `kind` without a score."""
-    layer.feature_defaults = {**layer.feature_defaults.iloc[0], "class": kind.name, "score": np.nan}
-    layer.current_size = 2 * kind.radius / np.mean(layer.scale)
 
 
 def _score_particles(*args: Any, **kwargs: Any) -> list[Volume]:

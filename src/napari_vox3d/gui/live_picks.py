@@ -1,0 +1,159 @@
+"""Score maps of a tomogram that stay, and the layers that show what is found in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from napari.layers import Layer, Points
+
+import napari_vox3d as vox
+from napari_vox3d.gui.layers import picks_layer, score_layer, show_whole_spheres
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_vox3d.models import ModelCard, ParticleClass
+    from napari_vox3d.picks import Picks
+    from napari_vox3d.volume import Volume
+
+Choices = Mapping[str, tuple[bool, float]]
+
+
+class LivePicks:
+    """Finds picks in kept score maps and shows them in one points layer.
+
+    Parameters
+    ----------
+    viewer
+        Where the layers go.
+    volume
+        Tomogram that was scored.
+    card
+        Card of the model that scored it.
+    maps
+        Its score maps, one for each class.
+    before
+        What was shown for this tomogram until now; its layers are taken over.
+
+    Attributes
+    ----------
+    choices
+        For each class, whether it is shown, and its threshold; empty until the first `find`.
+    min_distance
+        Å between picks of a class; 0 for what the model says.
+    counts
+        Number of picks of each class that is shown.
+    layer
+        The points layer, or None.
+    """
+
+    def __init__(
+        self,
+        viewer: napari.viewer.Viewer,
+        volume: Volume,
+        card: ModelCard,
+        maps: Sequence[Volume],
+        before: LivePicks | None = None,
+    ):
+        self._viewer, self.volume, self.card, self._maps = viewer, volume, card, maps
+        self.choices: Choices = {}
+        self.min_distance = 0.0
+        self.counts: dict[str, int] = {}
+        self.layer: Points | None = None if before is None else before.layer
+        self._as_shown = () if before is None else before._as_shown
+        self._score_layers: list[Layer] = [] if before is None else before._score_layers
+
+    @property
+    def present(self) -> bool:
+        """Whether the points layer is in the viewer."""
+        return self.layer in self._viewer.layers
+
+    @property
+    def edited(self) -> bool:
+        """Whether somebody moved, added, deleted or renamed picks since they were shown."""
+        return not all(map(np.array_equal, _content(self.layer), self._as_shown))
+
+    def find(self, choices: Choices, min_distance: float) -> str:
+        """Find the picks for these thresholds and show them; the network does not run.
+
+        Picks that the user edited are left alone: the new ones go to a new layer.
+
+        Returns
+        -------
+        str
+            What was found, in a sentence; empty if nothing was asked that is not shown already.
+
+        Raises
+        ------
+        Vox3dError
+            If the search fails.
+        """
+        if (choices, min_distance) == (self.choices, self.min_distance):
+            return ""
+        wanted = {name: threshold for name, (shown, threshold) in choices.items() if shown}
+        picks = vox.find_particles(
+            [score for score in self._maps if score.name in wanted],
+            threshold=wanted,
+            min_distance=min_distance or None,
+        )
+        self.choices, self.min_distance = choices, min_distance
+        self.counts = {name: picks.counts().get(name, 0) for name in wanted}
+        return self._show(picks)
+
+    def show_scores(self, visible: bool) -> None:
+        """Show the score maps as image layers below the picks, or take them away."""
+        for layer in self._score_layers:
+            if layer in self._viewer.layers:
+                self._viewer.layers.remove(layer)
+        self._score_layers = []
+        for score in self._maps if visible else ():
+            look = {"colormap": self._colours[score.name], "visible": True}
+            layer = Layer.create(*score_layer(score, **look))
+            self._score_layers.append(layer)
+            layers = self._viewer.layers
+            layers.insert(layers.index(self.layer) if self.present else len(layers), layer)
+
+    @property
+    def _colours(self) -> dict[str, str]:
+        return {kind.name: kind.colour for kind in self.card.classes}
+
+    def _show(self, picks: Picks) -> str:
+        data, options, kind = picks_layer(
+            picks, self.volume, classes=list(self._colours), face_color_cycle=self._colours
+        )
+        said = f"{len(picks)} pick{'' if len(picks) == 1 else 's'} in {self.volume.name}."
+        if self.present and not self.edited:
+            _replace_points(self.layer, data, options)
+        else:
+            if self.present:
+                said += f" Your own edits are kept in {self.layer.name}."
+            show_whole_spheres(self._viewer, picks)
+            self.layer = Layer.create(data, options, kind)
+            self._viewer.add_layer(self.layer)
+        _prepare_for_clicks(self.layer, self.card.classes[0])
+        self._as_shown = _content(self.layer)
+        return said
+
+
+def _content(layer: Points) -> tuple[Any, ...]:
+    return layer.data.copy(), layer.features["class"].to_numpy(object, copy=True)
+
+
+def _replace_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
+    layer.selected_data = set()
+    layer.face_color = "white"  # a colour by feature cannot be extended from no points at all
+    layer.data = data
+    layer.features = options["features"]
+    layer.size = options["size"]
+    layer.face_color_cycle = options["face_color_cycle"]
+    layer.face_color = options["face_color"]
+    layer.border_color = options["border_color"]
+    layer.metadata = options["metadata"]
+
+
+def _prepare_for_clicks(layer: Points, kind: ParticleClass) -> None:
+    """Let a point that the user adds be a particle of `kind` without a score."""
+    layer.feature_defaults = {**layer.feature_defaults.iloc[0], "class": kind.name, "score": np.nan}
+    layer.current_size = 2 * kind.radius / np.mean(layer.scale)
