@@ -193,7 +193,7 @@ def estimate_thresholds(model: Model, examples: Sequence[Example], *, device: st
 
 
 def best_threshold(
-    found: Sequence[Picks], truth: Sequence[Picks], kind: ParticleClass, beta: float
+    found: Sequence[Picks], truth: Sequence[Picks], kind: ParticleClass, beta: float = 1.0
 ) -> float:
     """Middle of the plateau of F over thresholds for one class, given candidate picks.
 

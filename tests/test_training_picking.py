@@ -1,0 +1,207 @@
+import numpy as np
+import pytest
+import torch
+
+from napari_vox3d import Picks, Volume, load_model
+from napari_vox3d.errors import Cancelled, ModelError, Vox3dError
+from napari_vox3d.models import Model, ModelCard, NetworkSpec, ParticleClass, PickingInput
+from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN, DenseCryoET3DCNN
+from napari_vox3d.training import picking
+from napari_vox3d.training.picking import best_threshold, focal_loss, train_picker
+
+INPUT = PickingInput(voxel_size=10, normalisation="none")
+
+
+@pytest.fixture(autouse=True)
+def _small_crops(monkeypatch):
+    monkeypatch.setattr(picking, "_CROP", 64)
+
+
+@pytest.fixture(scope="module")
+def example():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(24, 32, 40)).astype(np.float32)
+    picks = Picks.from_indices(
+        rng.uniform(4, 20, (4, 3)), ["a", "b", "a", "b"], voxel_size=10, radii=[60, 90, 60, 90]
+    )
+    return Volume(values, 10.0, name="t"), picks
+
+
+def train(examples, **options):
+    return train_picker(examples, **{"base": None, "steps": 2, "device": "cpu", **options})
+
+
+def state_of(model):
+    return model.network().state_dict()
+
+
+def test_focal_loss_forgives_the_sure_and_is_cross_entropy_without_gamma():
+    logits = torch.tensor([[[4.0, 0.0], [0.0, 0.0]]])  # (1, 2 classes, 2 places)
+    target = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+    plain = focal_loss(logits, target, gamma=0)
+    log_p = logits.log_softmax(1)
+    assert plain == pytest.approx(float(-(4 * log_p[0, 0, 0] + log_p[0, 1, 1]) / 2))
+    assert focal_loss(logits, target) < 0.25 * plain
+
+
+def test_the_target_is_a_bell_about_each_particle_and_sums_to_one():
+    target = picking._bells(np.array([[15.5, 23.5, 31.5], [47.5, 31.5, 31.5]]), np.array([0, 1]), 3)
+    np.testing.assert_allclose(target.sum(0), 1, atol=1e-6)
+    # cells are centred at 15.5, 23.5, ... voxels
+    assert target[0, 0, 1, 2] == 1
+    assert target[1, 4, 2, 2] == 1
+    assert target[0, 1, 1, 2] == pytest.approx(np.exp(-(8**2) / (2 * 4**2)), rel=1e-5)
+
+
+def test_flips_move_values_and_target_together():
+    positions = np.array([[30.0, 21, 40], [44, 60, 33], [25, 50, 70]])
+    values = np.zeros((60, 70, 80), np.float32)
+    values[tuple(positions.astype(int).T)] = 1000
+    tomogram = picking._Tomogram.of(
+        Volume(values, 10.0), Picks.from_indices(positions, "a", voxel_size=10), ["a"], INPUT
+    )
+    for seed in range(12):
+        crop, target = tomogram.crop(np.random.default_rng(seed), 2)
+        found = np.argwhere(crop[0].numpy() > 500)  # mirror images beyond the edges among them
+        expected = picking._bells(found, np.zeros(len(found), int), 2)
+        inside = target[0].numpy() > 0.1
+        assert (expected[0][inside] >= target[0].numpy()[inside] - 1e-4).all()
+
+
+def test_positions_follow_the_voxel_size():
+    volume = Volume(np.zeros((40, 40, 40), np.float32), 5.0)
+    picks = Picks([[100.0, 100, 100]], ["a"])
+    tomogram = picking._Tomogram.of(volume, picks, ["a"], INPUT)
+    # voxel 20 of 5 Å is the second half of the doubled voxel 10, which is centred a quarter before
+    np.testing.assert_allclose(tomogram.positions, [[9.75, 9.75, 9.75]])
+
+
+def test_folded_normalisation_changes_nothing():
+    torch.manual_seed(0)
+    normed = picking._Normalised(DenseCryoET3DCNN(3, 4))
+    for norm in normed.norms:
+        norm.running_mean.normal_(std=0.1)
+        norm.running_var.uniform_(0.5, 2)
+    for name, value in normed.named_parameters():
+        if name.endswith("bias"):
+            value.data.normal_(std=0.1)
+    crop = torch.randn(1, 1, 64, 64, 64)
+    normed.eval()
+    with torch.inference_mode():
+        expected = normed(crop)
+        plain = normed.fold()
+        found = plain.classify(torch.nn.functional.pad(plain.extract(crop), (2,) * 6))
+    np.testing.assert_allclose(found, expected, atol=1e-4)
+
+
+def test_training_gives_a_model_with_an_honest_card(example, tmp_path):
+    reports = []
+    model = train([example], name="mine", progress=lambda *r: reports.append(r))
+    card = model.card
+    assert [kind.name for kind in card.classes] == ["a", "b"]
+    assert [kind.radius for kind in card.classes] == [60, 90]
+    assert card.background == 2
+    assert "2 crops of 1 tomograms with 4 particles" in card.training
+    assert "too hopeful" in card.training
+    assert reports == [(1, 2), (2, 2)]
+    assert isinstance(model.network(), CryoET3DCNN)
+    model.save(tmp_path / "mine")
+    assert (tmp_path / "mine" / "weights.safetensors").stat().st_size < 5e6
+    again = load_model(tmp_path / "mine", task="picking")
+    torch.testing.assert_close(state_of(again), state_of(model))
+
+
+def test_every_fifth_example_is_held_out(example, monkeypatch):
+    told = []
+    monkeypatch.setattr(
+        picking,
+        "estimate_thresholds",
+        lambda model, some, **_: told.append(some) or {"a": 0.4, "b": 0.6},
+    )
+    others = [example] * 4
+    apart = (example[0].with_values(example[0].values.copy()), example[1])
+    model = train([*others, apart], steps=1)
+    assert told == [[apart]]
+    assert [kind.threshold for kind in model.card.classes] == [0.4, 0.6]
+    assert "1 tomograms held out" in model.card.training
+
+
+def test_a_cancelled_training_goes_on_where_it_was(example, tmp_path):
+    def stop(done, _total):
+        if done == 1:
+            raise Cancelled("stopped")
+
+    file = tmp_path / "run.safetensors"
+    with pytest.raises(Cancelled):
+        train([example], checkpoint=file, progress=stop)
+    resumed = train([example], checkpoint=file)
+    straight = train([example])
+    torch.testing.assert_close(state_of(resumed), state_of(straight))
+    with pytest.raises(ModelError, match="seed 0"):
+        train([example], checkpoint=file, seed=1)
+    file.write_bytes(b"something else")
+    with pytest.raises(ModelError, match="begin anew"):
+        train([example], checkpoint=file)
+
+
+def test_the_randomness_of_others_is_left_alone():
+    before = torch.random.get_rng_state()
+    with picking._own_randomness(3):
+        torch.rand(5)
+    torch.testing.assert_close(torch.random.get_rng_state(), before)
+
+
+def make_base(classes):
+    torch.manual_seed(0)
+    network = DenseCryoET3DCNN(len(classes) + 1, picking.RANK)
+    card = ModelCard(
+        name="base", title="Base", task="picking",
+        network=NetworkSpec(name="CryoET3DCNN", arguments={"num_classes": len(classes) + 1}),
+        input=PickingInput(voxel_size=7, normalisation="robust"),
+        classes=[ParticleClass(name=name, radius=50, colour="#123456") for name in classes],
+        background=0, training="None.", licence="BSD-3-Clause", version="1",
+    )  # fmt: skip
+    return Model(card, network.windowed_state())
+
+
+def test_fine_tuning_starts_from_the_outputs_of_the_base():
+    base = make_base(["b", "x"])
+    kinds = [ParticleClass(name=n, radius=60, colour="#000000") for n in ("a", "b")]
+    network = picking._network(kinds, base)
+    old = state_of(base)["classifier.3.weight"]
+    new = network.state_dict()["classifier.3.weight"].flatten(1)
+    torch.testing.assert_close(new[1], old[1])  # b
+    torch.testing.assert_close(new[2], old[0])  # background
+    assert not torch.isclose(new[0], old).all(1).any()
+    window = torch.randn(1, 1, 64, 64, 64)
+    with torch.inference_mode():
+        expected = base.network()(window)[0, [1, 0]]
+        torch.testing.assert_close(
+            network.eval()(window).flatten()[1:], expected, atol=1e-3, rtol=0
+        )
+
+
+def test_a_fine_tuned_model_keeps_the_scale_and_the_classes_of_its_base(example):
+    model = train([example], base=make_base(["a", "b"]), steps=1)
+    assert model.card.input.voxel_size == 7
+    assert [kind.radius for kind in model.card.classes] == [50, 50]
+    assert "'base'" in model.card.training
+
+
+def test_nothing_to_learn_from_is_an_error(example):
+    volume, picks = example
+    with pytest.raises(Vox3dError, match="no particles"):
+        train([])
+    with pytest.raises(Vox3dError, match="no particles"):
+        train([example], classes=[ParticleClass(name="z", radius=50, colour="#000000")])
+    with pytest.raises(Vox3dError, match="no radius"):
+        train([(volume, Picks(picks.positions, picks.labels))])
+
+
+def test_the_threshold_is_the_middle_of_the_plateau():
+    true = Picks([[0.0, 0, 0], [500, 0, 0]], "a")
+    found = Picks([[5.0, 0, 0], [505, 0, 0], [900, 0, 0]], "a", [0.9, 0.8, 0.2])
+    kind = ParticleClass(name="a", radius=60, colour="#000000", threshold=0.77)
+    assert best_threshold([found], [true], kind) == pytest.approx(0.5, abs=0.02)
+    nothing = found.select([])
+    assert best_threshold([nothing], [true], kind) == 0.77
