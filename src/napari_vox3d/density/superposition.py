@@ -62,8 +62,8 @@ def superpose_atoms(
     Parameters
     ----------
     atoms
-        Crystal with periodic boundary conditions along all three axes, or the path of a file that
-        holds one.
+        Crystal, repeated along all three cell vectors whatever its boundary conditions say, or the
+        path of a file that holds one.
     shape
         Points along (c, b, a). Default: from `spacing`.
     spacing
@@ -77,8 +77,7 @@ def superpose_atoms(
     Raises
     ------
     Vox3dError
-        If an element has no table, the cell is not periodic or has no volume, or the grid makes
-        no sense.
+        If an element has no table, the cell has no volume, or the grid makes no sense.
     """
     if isinstance(atoms, (str, Path)):
         from napari_vox3d.formats import read_atoms
@@ -120,10 +119,10 @@ def _check(atoms: Atoms) -> None:
     """Raise Vox3dError unless `atoms` is a crystal of known elements."""
     if len(atoms) == 0:
         raise Vox3dError("There are no atoms to superpose.")
-    if not atoms.pbc.all() or abs(atoms.cell.volume) < _FLAT:
+    if abs(atoms.cell.volume) < _FLAT:
         raise Vox3dError(
-            f"{atoms.get_chemical_formula()} is not a three-dimensional crystal: a superposed "
-            "density needs three independent cell vectors and periodic boundaries along all three."
+            f"{atoms.get_chemical_formula()} has no cell: a superposed density needs three "
+            "independent cell vectors. Put a molecule into a box."
         )
     known = _form_factors()
     unknown = sorted(set(atoms.get_chemical_symbols()) - set(known))
