@@ -19,6 +19,8 @@ from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui.controls import choose
 from napari_vox3d.gui.elf_widget import FILE, PredictELF
 from napari_vox3d.gui.layers import structure_layers, volume_layers
+from napari_vox3d.gui.settings import remember
+from napari_vox3d.inference import device
 from napari_vox3d.volume import Volume
 
 CARD = {
@@ -277,6 +279,17 @@ def test_settings_are_remembered(opened, qtbot, inference):
     assert again.model.menu.value == "other"
     assert again.spacing.value == 0.3
     assert again.computing.precision.value == "float32"
+
+
+def test_devices_are_listed_when_the_window_is_there(qtbot, monkeypatch):
+    monkeypatch.setattr(device, "available_devices", lambda: ["cpu", "cuda:0"])
+    remember("computing", device="cuda:7")  # a card that is gone
+    widget = PredictELF(ViewerModel())
+    qtbot.addWidget(widget)
+    menu = widget.computing.device
+    assert menu.value == "cuda:7"
+    qtbot.waitUntil(lambda: menu.choices == ("auto", "cpu", "cuda:0"))
+    assert menu.value == "auto"
 
 
 def test_the_promolecule_on_a_hexagonal_crystal(opened, qtbot, errors):
