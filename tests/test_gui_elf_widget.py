@@ -16,6 +16,7 @@ from napari.utils.notifications import notification_manager
 
 import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
+from napari_vox3d.gui import controls
 from napari_vox3d.gui.controls import choose
 from napari_vox3d.gui.elf_widget import FILE, PredictELF
 from napari_vox3d.gui.layers import structure_layers, volume_layers
@@ -283,6 +284,7 @@ def test_settings_are_remembered(opened, qtbot, inference):
 
 def test_devices_are_listed_when_the_window_is_there(qtbot, monkeypatch):
     monkeypatch.setattr(device, "available_devices", lambda: ["cpu", "cuda:0"])
+    controls._devices.cache_clear()
     remember("computing", device="cuda:7")  # a card that is gone
     widget = PredictELF(ViewerModel())
     qtbot.addWidget(widget)
@@ -290,6 +292,7 @@ def test_devices_are_listed_when_the_window_is_there(qtbot, monkeypatch):
     assert menu.value == "cuda:7"
     qtbot.waitUntil(lambda: menu.choices == ("auto", "cpu", "cuda:0"))
     assert menu.value == "auto"
+    controls._devices.cache_clear()
 
 
 def test_the_promolecule_on_a_hexagonal_crystal(opened, qtbot, errors):

@@ -15,6 +15,8 @@ from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui.controls import choose
 from napari_vox3d.gui.layers import volume_layer
 from napari_vox3d.gui.picking_widget import FILE_FORMATS, OPEN_FIRST, WHOLE, PickParticles
+from napari_vox3d.gui.samples import simulated_tomogram
+from napari_vox3d.models import load_model
 from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 
@@ -532,3 +534,25 @@ def test_settings_are_remembered(picked, qtbot):
     assert again.min_distance.value == 90
     assert again.show_scores.value
     assert again.model.menu.value == "two"
+
+
+def test_the_shipped_model_finds_a_particle_of_the_sample(opened, qtbot, errors):
+    viewer, widget = opened
+    image, truth = [viewer.add_layer(Layer.create(*layer)) for layer in simulated_tomogram()]
+    widget.volume.value = image
+    widget.model.menu.value = load_model(task="picking").card.name
+    capsids = truth.data[truth.features["class"] == "virus-like-particle"]
+    middle = np.array(image.data.shape) / 2
+    capsid = capsids[np.linalg.norm(capsids - middle, axis=1).argmin()]
+    low, high = capsid - 8, capsid + 8
+    box = np.array([[0, y, x] for y, x in ((low[1], low[2]), (low[1], high[2]),
+                                           (high[1], high[2]), (high[1], low[2]))])  # fmt: skip
+    widget.region.value = viewer.add_shapes(
+        [box], name="box", scale=image.scale, translate=image.translate, units="angstrom"
+    )
+    widget.slices.value = (int(low[0]), int(high[0]))
+    press_and_wait(qtbot, widget)
+    assert errors == []
+    picks = viewer.layers["simulated_tomogram picks"]
+    assert list(picks.features["class"]) == ["virus-like-particle"]
+    assert np.linalg.norm(picks.data - capsid) * image.scale[0] < 135 / 2

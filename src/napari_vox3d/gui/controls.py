@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import cache
 from html import escape
 from typing import TYPE_CHECKING, Any
 
 from magicgui.widgets import ComboBox
-from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.gui.settings import recall, remember
-from napari_vox3d.gui.workers import BackgroundJob
 from napari_vox3d.models import user_folder
 
 if TYPE_CHECKING:
@@ -130,10 +130,9 @@ class ComputeOptions(QObject):
         choose(self.precision, remembered.get("precision", "auto"))
         add_row(form, "Device", self.device)
         add_row(form, "Precision", self.precision)
-        # Listing devices imports torch: in a thread, once the window is there.
-        self._later = QTimer(self, singleShot=True, interval=300)
-        self._later.timeout.connect(self._list_devices)
-        self._later.start()
+        self._timer = QTimer(self, interval=300)
+        self._timer.timeout.connect(self._show_devices)
+        self._timer.start()
 
     def arguments(self) -> dict[str, str]:
         """Keyword arguments for the inference functions; they are remembered from now on."""
@@ -141,15 +140,28 @@ class ComputeOptions(QObject):
         remember("computing", **chosen)
         return chosen
 
-    def _list_devices(self) -> None:
-        BackgroundJob("List devices", _available_devices).start(self._show_devices)
+    def _show_devices(self) -> None:
+        found = _devices()
+        if found.done():
+            self._timer.stop()
+            if found.exception() is None:  # otherwise Run will say what is wrong with torch
+                self.device.choices = list(dict.fromkeys(("auto", *found.result())))
 
-    def _show_devices(self, job: BackgroundJob) -> None:
-        if job.result and isalive(self):
-            self.device.choices = list(dict.fromkeys(("auto", *job.result)))
+
+@cache
+def _devices() -> Future[list[str]]:
+    """Devices of this machine, once they are found: that imports torch, so it is not waited for.
+
+    Unlike napari's workers, this thread may still run when the program ends.
+    """
+    with_one_thread = ThreadPoolExecutor(1)
+    try:
+        return with_one_thread.submit(_available_devices)
+    finally:
+        with_one_thread.shutdown(wait=False)
 
 
-def _available_devices(progress: object) -> list[str]:
+def _available_devices() -> list[str]:
     from napari_vox3d.inference.device import available_devices
 
     return available_devices()
