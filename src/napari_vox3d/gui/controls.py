@@ -179,7 +179,8 @@ def _figures(card: ModelCard) -> str:
         )
         tables += f"<p>{escape(table.data)}</p><table><tr>{head}</tr>{body}</table>"
     return (
-        f"<p>{escape(card.description)}</p><p>Training: {escape(card.training)}</p>{tables}"
+        f"<b>{escape(card.title)}</b><p>{escape(card.description)}</p>"
+        f"<p>Training: {escape(card.training)}</p>{tables}"
         f"<p>Models of your own go into {escape(str(user_folder()))}.</p>"
     )
 
