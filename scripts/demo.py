@@ -80,8 +80,10 @@ def elf_window(source: Any) -> str:
     widget = dock(viewer, PredictELF(viewer), "Predict ELF")
     press_and_wait(widget.run)
     viewer.dims.ndisplay = 3
-    viewer.camera.angles = (10, -30, 110)
+    settle()
     viewer.reset_view()
+    viewer.scene.camera.angles = (20, 60, 10)
+    viewer.scene.camera.zoom *= 1.2
     return screenshot(viewer, OUTPUT / "predict_elf.png")
 
 
@@ -104,19 +106,26 @@ def dock(viewer: napari.Viewer, widget: Any, name: str) -> Any:
 
 def press_and_wait(control: Any) -> None:
     """Press the Run button and handle events until the work is done."""
-    control.button.native.click()
+    control.press()
     deadline = time.monotonic() + PATIENCE
     while control.running and time.monotonic() < deadline:
         QApplication.processEvents()
         time.sleep(0.02)
     if control.running:
-        raise TimeoutError(f"{control.button.text} did not end within {PATIENCE} s")
+        raise TimeoutError(f"{control.button.text()} did not end within {PATIENCE} s")
+
+
+def settle() -> None:
+    """Give napari half a second to draw."""
+    until = time.monotonic() + 0.5
+    while time.monotonic() < until:
+        QApplication.processEvents()
 
 
 def screenshot(viewer: napari.Viewer, target: Path) -> str:
     """Save a picture of the whole window."""
-    viewer.scale_bar.visible = True
-    QApplication.processEvents()
+    viewer.canvas.overlays.scale_bar.visible = True
+    settle()
     viewer.screenshot(str(target), canvas_only=False)
     return str(target)
 
