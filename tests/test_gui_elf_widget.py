@@ -20,8 +20,9 @@ from napari_vox3d.gui import controls
 from napari_vox3d.gui.controls import choose
 from napari_vox3d.gui.elf_widget import FILE, PredictELF
 from napari_vox3d.gui.layers import structure_layers, volume_layers
-from napari_vox3d.gui.settings import remember
+from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.inference import device
+from napari_vox3d.models import load_model
 from napari_vox3d.volume import Volume
 
 CARD = {
@@ -282,6 +283,14 @@ def test_settings_are_remembered(opened, qtbot, inference):
     assert again.computing.precision.value == "float32"
 
 
+def test_a_default_model_is_not_nailed_down(opened, qtbot, inference):
+    viewer, widget = opened
+    add(viewer, volume_layers([magnesium()]))
+    widget.model.menu.value = load_model(task="elf").card.name
+    press_and_wait(qtbot, widget)
+    assert recall("elf")["model"] == ""
+
+
 def test_devices_are_listed_when_the_window_is_there(qtbot, monkeypatch):
     monkeypatch.setattr(device, "available_devices", lambda: ["cpu", "cuda:0"])
     controls._devices.cache_clear()
@@ -295,10 +304,11 @@ def test_devices_are_listed_when_the_window_is_there(qtbot, monkeypatch):
     controls._devices.cache_clear()
 
 
-def test_the_promolecule_on_a_hexagonal_crystal(opened, qtbot, errors):
+@pytest.mark.parametrize("name", ["promolecule", load_model(task="elf").card.name])
+def test_shipped_models_on_a_hexagonal_crystal(opened, qtbot, errors, name):
     viewer, widget = opened
     source, *_ = add(viewer, volume_layers([magnesium()]))
-    choose(widget.model.menu, "promolecule")
+    widget.model.menu.value = name
     press_and_wait(qtbot, widget)
     assert errors == []
     elf = viewer.layers["Mg2 ELF"]
@@ -306,4 +316,4 @@ def test_the_promolecule_on_a_hexagonal_crystal(opened, qtbot, errors):
     assert np.array_equal(elf.translate, source.translate)
     assert elf.data.shape == source.data.shape
     assert 0 <= elf.data.min() < elf.data.max() <= 1
-    assert elf.metadata["vox3d"].metadata["provenance"]["model"] == "promolecule"
+    assert elf.metadata["vox3d"].metadata["provenance"]["model"] == name

@@ -92,6 +92,11 @@ class ModelChoice(QWidget):
         """Card of the chosen model; None if no model is installed."""
         return self._cards.get(self.menu.value)
 
+    @property
+    def chosen(self) -> str:
+        """Name to remember: empty for the default, which may become another one."""
+        return "" if self.card is None or self.card.default else self.card.name
+
     def _describe(self) -> None:
         card = self.card
         if card is None:

@@ -104,7 +104,7 @@ class PredictELF(QWidget):
         card = self.model.card
         if card is None:
             raise Vox3dError("No model for ELF prediction is installed.")
-        remember("elf", model=card.name, spacing=self.spacing.value)
+        remember("elf", model=self.model.chosen, spacing=self.spacing.value)
         self.result.clear()
         self.run.run(
             _predict_elf, source, card.name, spacing=spacing, **self.computing.arguments(),

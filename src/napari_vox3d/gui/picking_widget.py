@@ -293,7 +293,7 @@ class PickParticles(QWidget):
         if not volume.calibrated:
             raise Vox3dError(f"Set the voxel size of {layer.name!r} first: its file lacks it.")
         region = self._box(volume)
-        remember("picking", model=card.name)
+        remember("picking", model=self.model.chosen)
         self.result.clear()
         self.run.run(
             _score_particles, volume, card.name, region=region,
