@@ -50,6 +50,7 @@ _FOREGROUND = 4.0  # weight of particles against background
 _CENTRED = 0.75  # share of crops that hold a given particle
 _LEARNING_RATE, _FINE_TUNING_RATE = 2e-3, 3e-4
 _MOMENTUM = 0.02  # of the running statistics
+_FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
 _SAVE_EVERY = 60.0  # seconds
 _LOWEST = 0.05  # threshold that a class may get
@@ -312,12 +313,12 @@ def _fit(
     done, spent = _resume(checkpoint, network, optimizer, seed)
     began = saved = time.monotonic() - spent
     network.train()
-    network.norms.train(normalise)
     try:
         while (share := _share(done, steps, time.monotonic() - began, minutes)) < 1:
             rng = np.random.default_rng((seed, done))
             torch.manual_seed(int(rng.integers(2**31)))  # dropout, the same after going on
             crop, target = tomograms[int(rng.integers(len(tomograms)))].crop(rng, outputs)
+            network.norms.train(normalise and share < _FROZEN)
             for group in optimizer.param_groups:
                 group["lr"] = rate * _schedule(share)
             loss = focal_loss(network(crop[None].to(where)), target[None].to(where))
