@@ -16,12 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_vox3d.errors import InferenceError
-from napari_vox3d.inference.device import (
-    autocast,
-    free_memory,
-    is_out_of_memory,
-    leave_a_core_free,
-)
+from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
 from napari_vox3d.inference.tiles import Box, NetworkView, tiles
 from napari_vox3d.networks.cryoet_cnn import (
     HALO,
@@ -84,7 +79,7 @@ def score_cells(
     high = view.from_index(np.array([part.stop - 0.5 for part in box])) + 0.5
     first = np.floor(low / stride + 1e-6).astype(int)
     last = np.maximum(np.ceil(high / stride - 1e-6).astype(int), first + 1)
-    with torch.inference_mode(), leave_a_core_free(), autocast(device, dtype):
+    with torch.inference_mode(), autocast(device, dtype):
         work = _DensePass(dense, stride, view, device, progress)
         return work.score(first, last), first, stride
 
