@@ -27,7 +27,7 @@ SAD = "superposed atomic density"
 DEFAULT_SPACING = 0.2  # Å, where the user does not ask for one
 _FINEST = 0.1  # Å: an ELF has no detail below, so finer grids are interpolated
 _DENSITY_SPACING = 0.08  # Å: derivatives of hard atoms need this; coarser grids ring
-_SLAB_WORK = 2e9  # multiply-adds of one slab on a CPU: a fraction of a second
+_SLAB_WORK = 8e9  # multiply-adds of one slab on a CPU: about 0.3 s on two cores
 _SLAB_WORK_DEVICE = 1e12
 _SMALLER = 4  # a slab that did not fit is divided by this
 
