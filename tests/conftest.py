@@ -32,3 +32,19 @@ def _no_graphics(request, monkeypatch):
         for name, stand_in in stand_ins.items():
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, stand_in)
+
+
+@pytest.fixture
+def errors():
+    """Error notifications that napari shows meanwhile."""
+    from napari.utils.notifications import notification_manager
+
+    caught = []
+
+    def catch(notification):
+        if notification.severity == "error":
+            caught.append(notification)
+
+    notification_manager.notification_ready.connect(catch)
+    yield caught
+    notification_manager.notification_ready.disconnect(catch)

@@ -12,7 +12,6 @@ from ase.io import write
 from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
-from napari.utils.notifications import notification_manager
 
 import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
@@ -50,19 +49,6 @@ def model(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _fresh_settings():
     get_plugin_settings("napari-vox3d").reset()
-
-
-@pytest.fixture
-def errors():
-    caught = []
-
-    def catch(notification):
-        if notification.severity == "error":
-            caught.append(notification)
-
-    notification_manager.notification_ready.connect(catch)
-    yield caught
-    notification_manager.notification_ready.disconnect(catch)
 
 
 @pytest.fixture

@@ -2,26 +2,12 @@ import threading
 import time
 
 import pytest
-from napari.utils.notifications import notification_manager
 from napari.utils.progress import progress as napari_progress
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
 from napari_vox3d.errors import FormatError, InferenceError
 from napari_vox3d.gui.workers import BackgroundJob, RunControl, describe_progress, duration
-
-
-@pytest.fixture
-def errors():
-    caught = []
-
-    def catch(notification):
-        if notification.severity == "error":
-            caught.append(notification)
-
-    notification_manager.notification_ready.connect(catch)
-    yield caught
-    notification_manager.notification_ready.disconnect(catch)
 
 
 @pytest.fixture

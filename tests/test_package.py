@@ -46,6 +46,22 @@ def test_only_the_gui_knows_napari():
             assert not set(imported) & {"napari", "qtpy", "magicgui", "superqt"}, path
 
 
+STOREYS = {
+    "errors": 0, "volume": 1, "picks": 1, "formats": 2, "networks": 2, "density": 3, "models": 3,
+    "inference": 4, "training": 5, "gui": 6, "cli": 6,
+}  # fmt: skip
+
+
+def test_imports_only_point_down():
+    source = ROOT / "src" / "napari_vox3d"
+    for path in source.rglob("*.py"):
+        room = path.relative_to(source).parts[0].removesuffix(".py")
+        if room == "__init__":
+            continue
+        for name in re.findall(r"(?:from|import) napari_vox3d\.(\w+)", path.read_text("utf-8")):
+            assert name == room or STOREYS[name] < STOREYS[room], f"{path} imports {name}"
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     """An sdist, and the wheel that is built from it."""
