@@ -104,7 +104,7 @@ def test_installed_package_brings_manifest_and_weights(distributions, tmp_path, 
     # Editable installs work through a .pth file, which only a site folder obeys.
     code = f"""
 import site, sys
-sys.path[:] = [p for p in sys.path if {str(ROOT)!r} not in p]
+sys.path[:] = [p for p in sys.path if p != {str(ROOT / "src")!r}]
 site.addsitedir({str(tmp_path)!r})
 sys.path.insert(0, {str(tmp_path)!r})
 from importlib.metadata import distribution
