@@ -103,6 +103,19 @@ def test_pick_writes_each_format(run, tomogram, tmp_path, suffix):
     assert target.exists()
 
 
+def test_pick_into_a_folder_names_files_after_format_and_tomogram(run, tomogram, tmp_path):
+    folder = tmp_path / "picks"
+    result = run("pick", tomogram, "-o", folder, "--format", "csv", "--contrast", "bright")
+    assert result.exit_code == 0, result.output + result.stderr
+    assert [path.name for path in folder.iterdir()] == ["tomo.csv"]
+
+
+def test_unknown_format_is_refused_before_anything_runs(run, tomogram, tmp_path):
+    result = run("pick", tomogram, "-o", tmp_path / "a.star", "--format", "nonsense")
+    assert result.exit_code == 2
+    assert "relion4" in result.stderr
+
+
 def test_convert_between_pick_formats_keeps_positions(run, tomogram, tmp_path):
     picks = vox.Picks([[105, 203, 307], [11, 22, 33]], "ribosome", [0.5, 0.25], voxel_size=10,
                       shape=(40, 48, 56), tomogram="tomo")  # fmt: skip

@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,7 +20,8 @@ from rich.table import Table
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.formats import kind_of, read_atoms
+from napari_vox3d.formats import PICK_FORMATS, kind_of, read_atoms
+from napari_vox3d.formats.compression import plain_name
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -37,6 +39,12 @@ app = typer.Typer(
 out = Console()
 err = Console(stderr=True)
 
+Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
+PickFormat = Enum("PickFormat", {name: name for name in PICK_FORMATS}, type=str)  # type: ignore[misc]
+Format = Annotated[
+    PickFormat | None,
+    typer.Option("--format", help="Format of the picks. Default: the one of the file's name."),
+]
 Inputs = Annotated[list[Path], typer.Argument(help="Input files.", show_default=False)]
 Output = Annotated[
     Path | None,
@@ -91,7 +99,7 @@ def elf(
     def predict(path: Path) -> None:
         with _progress(path.name) as progress:
             volume = vox.predict_elf(path, progress=progress, **options)
-        _save_volume(_target(path, output, sources, ".ELFCAR"), volume)
+        _save_volume(_target(plain_name(path), output, len(sources) > 1, ".ELFCAR"), volume)
 
     _for_each(sources, predict)
 
@@ -111,7 +119,7 @@ def sad(sources: Inputs, output: Output = None, spacing: Spacing = None) -> None
         elif kind_of(path) == "volume":
             grid["shape"] = vox.read_volume(path).shape
         volume = vox.superpose_atoms(path, **grid)
-        _save_volume(_target(path, output, sources, ".SAD.CHGCAR"), volume)
+        _save_volume(_target(plain_name(path), output, len(sources) > 1, ".SAD.CHGCAR"), volume)
 
     _for_each(sources, superpose)
 
@@ -128,8 +136,9 @@ def pick(
     min_distance: Annotated[
         float | None, typer.Option(help="Least distance between picks of a class in Å.")
     ] = None,
-    file_format: Annotated[
-        str | None, typer.Option("--format", help="Pick format where the name leaves a choice.")
+    file_format: Format = None,
+    contrast: Annotated[
+        Contrast | None, typer.Option(help="How particles look. Default: as the model expects.")
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
@@ -138,7 +147,12 @@ def pick(
 
     Without -o the picks of NAME are written to NAME.star in the working folder.
     """
-    options: dict[str, Any] = {"model": model, "device": device, "precision": precision}
+    options: dict[str, Any] = {
+        "model": model,
+        "contrast": contrast and contrast.value,
+        "device": device,
+        "precision": precision,
+    }
     thresholds = _thresholds(threshold)
 
     def pick_one(path: Path) -> None:
@@ -146,10 +160,11 @@ def pick(
         with _progress(path.name) as progress:
             maps = vox.score_particles(tomogram, progress=progress, **options)
         picks = vox.find_particles(maps, threshold=thresholds, min_distance=min_distance)
-        target = _target(path, output, tomograms, ".star")
-        vox.write_picks(target, picks, format=file_format)
-        counts = ", ".join(f"{count} {label}" for label, count in picks.counts().items())
-        out.print(f"{target}: {len(picks)} picks" + (f" ({counts})" if counts else ""))
+        suffix = PICK_FORMATS[file_format.value if file_format else "relion5"]
+        # No pick file goes without a suffix, so a bare name is a folder even for one tomogram.
+        folder = output is not None and not output.suffix
+        target = _target(Path(plain_name(path)).stem, output, len(tomograms) > 1 or folder, suffix)
+        _save_picks(target, picks, file_format)
 
     _for_each(tomograms, pick_one)
 
@@ -159,17 +174,14 @@ def convert(
     source: Annotated[Path, typer.Argument(help="Volume or pick file to read.")],
     target: Annotated[Path, typer.Argument(help="File to write; its name says the format.")],
     volume: Tomogram = None,
-    file_format: Annotated[
-        str | None, typer.Option("--format", help="Pick format where the name leaves a choice.")
-    ] = None,
+    file_format: Format = None,
 ) -> None:
     """Convert volumes (MRC, VASP, cube) or picks (STAR, copick, CSV, coords) between formats."""
 
     def run(path: Path) -> None:
         if kind_of(path) == "picks":
             picks = _read_picks(path, volume)
-            vox.write_picks(target, picks, format=file_format)
-            out.print(f"{target}: {len(picks)} picks")
+            _save_picks(target, picks, file_format)
         else:
             _save_volume(target, vox.read_volume(path))
 
@@ -225,20 +237,15 @@ def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _target(source: Path, output: Path | None, sources: list[Path], suffix: str) -> Path:
+def _target(name: str, output: Path | None, several: bool, suffix: str) -> Path:
     """File to write: `output` itself, or a name made from the source in it or in this folder."""
-    if output is not None and len(sources) == 1 and not output.is_dir():
+    if output is not None and not several and not output.is_dir():
         return output
     if output is not None and output.exists() and not output.is_dir():
         raise Vox3dError(f"{output} is a file; give a folder with -o for several inputs.")
     folder = output or Path()
     folder.mkdir(parents=True, exist_ok=True)
-    stem = source.name
-    for ending in (".gz", ".bz2", ".xz"):
-        stem = stem.removesuffix(ending)
-    if suffix == ".star":
-        stem = Path(stem).stem
-    return folder / (stem + suffix)
+    return folder / (name + suffix)
 
 
 def _thresholds(texts: list[str] | None) -> float | dict[str, float] | None:
@@ -253,6 +260,13 @@ def _thresholds(texts: list[str] | None) -> float | dict[str, float] | None:
         raise typer.BadParameter(
             f"{' '.join(texts)!r}: give one number, or CLASS=NUMBER as often as needed."
         ) from None
+
+
+def _save_picks(path: Path, picks: Picks, file_format: PickFormat | None) -> None:
+    written = vox.write_picks(path, picks, format=file_format and file_format.value)
+    counts = ", ".join(f"{count} {label}" for label, count in picks.counts().items())
+    names = ", ".join(map(str, written))
+    out.print(f"{names}: {len(picks)} picks" + (f" ({counts})" if counts else ""), soft_wrap=True)
 
 
 def _save_volume(path: Path, volume: Volume) -> None:

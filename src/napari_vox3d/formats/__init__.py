@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 __all__ = [
+    "PICK_FORMATS",
     "kind_of",
     "read_atoms",
     "read_picks",
@@ -46,7 +47,9 @@ _PICK_FORMATS: dict[str, tuple[str, dict[str, bool], str]] = {
     "csv": ("table", {}, ".csv"),
     "coords": ("coords", {}, ".coords"),
 }
-_PICK_SUFFIXES = {suffix: name for name, (_, _, suffix) in reversed(_PICK_FORMATS.items())}
+PICK_FORMATS = {name: suffix for name, (_, _, suffix) in _PICK_FORMATS.items()}
+"""Formats that `write_picks` knows, with the suffix of their files."""
+_PICK_SUFFIXES = {suffix: name for name, suffix in reversed(PICK_FORMATS.items())}
 _VOLUME_NAMES = (
     ".mrc .mrcs .map .rec .st .ali .ccp4; "
     "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube"
