@@ -287,3 +287,10 @@ def test_scores_fall_and_no_maps_give_no_picks():
     scores = find_particles([score_map(values)]).scores
     assert scores[0] > scores[1]
     assert len(find_particles([])) == 0
+
+
+@pytest.mark.parametrize("setting", ["threshold", "min_distance"])
+def test_a_setting_for_an_unknown_class_is_an_error(setting):
+    score = Volume(np.zeros((4, 4, 4), np.float32), 40.0, quantity="score", name="ribosome")
+    with pytest.raises(InferenceError, match="there are ribosome"):
+        find_particles([score], **{setting: {"ribosom": 0.5}})

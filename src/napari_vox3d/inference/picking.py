@@ -163,9 +163,16 @@ def find_particles(
     -------
     Picks
         Sorted by falling score, with radii, in the frame of the tomogram and inside it.
+
+    Raises
+    ------
+    InferenceError
+        If `threshold` or `min_distance` names a class that has no score map.
     """
     if not score_maps:
         return Picks(np.zeros((0, 3)), np.zeros(0, str))
+    for given in (threshold, min_distance):
+        _refuse_unknown(given, [score.name for score in score_maps])
     thresholds = [_setting(threshold, score, "threshold") for score in score_maps]
     peaks = [
         _peaks(score.values, least) for score, least in zip(score_maps, thresholds, strict=True)
@@ -243,6 +250,12 @@ def outputs_of(card: ModelCard) -> list[int]:
     """Index among the network's outputs of each class of a card."""
     count = len(card.classes) + (card.background is not None)
     return [n for n in range(count) if n != card.background]
+
+
+def _refuse_unknown(given: float | Mapping[str, float] | None, names: Sequence[str]) -> None:
+    unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping) else []
+    if unknown:
+        raise InferenceError(f"No class is called {unknown[0]!r}; there are {', '.join(names)}.")
 
 
 def _setting(given: float | Mapping[str, float] | None, score: Volume, name: str) -> float:
