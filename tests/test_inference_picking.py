@@ -259,7 +259,6 @@ def test_the_higher_of_two_near_peaks_of_a_class_stays():
     near = find_particles([score_map(values)], min_distance=130)
     assert len(near) == 1
     assert near.positions[0, 2] == pytest.approx(2 * 40 + 15, abs=1)
-    assert len(find_particles([score_map(values)], min_distance={"other": 500})) == 2
 
 
 def test_the_surer_class_wins_a_place_within_the_smaller_radius():
