@@ -119,6 +119,7 @@ class _DensePass:
         shape = last - first
         axis = int(shape.argmax())  # slabs across the longest axis are the smallest
         self._total = int(np.prod(shape + self._reach) + np.prod(shape))
+        self._advance(0)  # loading the network took a while; a cancel may be waiting
         scores: NDArray[np.float32] | None = None
         kept: Tensor | None = None
         for begin in range(first[axis], last[axis], _SLAB):
