@@ -101,8 +101,8 @@ def main() -> None:
         version="1",
         description=(
             "A small configuration of FlatResNet3D, trained briefly: a first model, not the "
-            "production one. Not a VASP ELFCAR: cores are absent. Poor for electrides, for "
-            "hydrides, and for elements it has not seen."
+            "production one. Not a VASP ELFCAR: cores are absent. Poor for electrides, hydrides, "
+            "and elements it has not seen."
         ),
     )
     state = network.state_dict()
