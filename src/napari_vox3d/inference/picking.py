@@ -51,7 +51,7 @@ def score_particles(
     precision
         ``"auto"``, ``"float32"``, ``"bfloat16"`` or ``"float16"``.
     progress
-        Called after each tile; may raise `Cancelled`.
+        Called once the weights are loaded, and after each tile; may raise `Cancelled`.
     region
         Voxels to score, along z, y, x: slices or pairs (start, stop). What lies around is still
         looked at. Default: all.
@@ -98,7 +98,10 @@ def score_particles(
         card.input.normalisation,
         inverted=contrast is not None and contrast != card.input.contrast,
     )
-    scores, first, stride = score_cells(model.network(where), view, box, where, kind, progress)
+    network = model.network(where)
+    if progress is not None:
+        progress(0, 1)  # statistics and weights took a while; a cancel may be waiting
+    scores, first, stride = score_cells(network, view, box, where, kind, progress)
     centre = view.to_index(stride * (first + 0.5) - 0.5)  # of the first cell, in voxels
     about = {
         "tomogram": {
