@@ -74,11 +74,7 @@ def write_picks(source: Any, target: Path) -> str:
 
 def elf_window(source: Any) -> str:
     """Open a sample, press *Predict ELF*, and take a picture in 3D."""
-    viewer = napari.Viewer(show=True)
-    viewer.window.resize(1400, 900)
-    viewer.open(source, plugin="napari-vox3d")
-    widget = dock(viewer, PredictELF(viewer), "Predict ELF")
-    press_and_wait(widget.run)
+    viewer = run_in_window(source, PredictELF, "Predict ELF")
     viewer.dims.ndisplay = 3
     settle()
     viewer.reset_view()
@@ -89,19 +85,20 @@ def elf_window(source: Any) -> str:
 
 def picking_window(source: Any) -> str:
     """Open the tomogram, press *Pick particles*, and take a picture of the middle slice."""
-    viewer = napari.Viewer(show=True)
-    viewer.window.resize(1400, 900)
-    viewer.open(source, plugin="napari-vox3d")
-    widget = dock(viewer, PickParticles(viewer), "Pick particles")
-    press_and_wait(widget.run)
+    viewer = run_in_window(source, PickParticles, "Pick particles")
     return screenshot(viewer, OUTPUT / "pick_particles.png")
 
 
-def dock(viewer: napari.Viewer, widget: Any, name: str) -> Any:
-    """Add a widget as the Plugins menu does."""
-    dock_widget: QDockWidget = viewer.window.add_dock_widget(widget, name=name, area="right")
+def run_in_window(source: Any, widget: type, name: str) -> napari.Viewer:
+    """Open a file in a new window, dock a widget as the Plugins menu does, and press Run."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(1400, 900)
+    viewer.open(source, plugin="napari-vox3d")
+    docked = widget(viewer)
+    dock_widget: QDockWidget = viewer.window.add_dock_widget(docked, name=name, area="right")
     dock_widget.setMinimumWidth(380)
-    return widget
+    press_and_wait(docked.run)
+    return viewer
 
 
 def press_and_wait(control: Any) -> None:

@@ -15,6 +15,12 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 
+CLASS_COLOURS = (
+    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
+    "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
+)  # fmt: skip
+
+
 @dataclass(frozen=True, eq=False)
 class Picks:
     """Columns of particle picks in the frame of one tomogram.

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_vox3d.picks import CLASS_COLOURS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_vox3d.volume import Volume
 
-CLASS_COLOURS = (
-    "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
-    "#cc79a7", "#8da0ff", "#b3de69", "#fb8072", "#17becf",
-)  # fmt: skip
 DIVERGING = {  # black at the centre, as the canvas is
     "name": "blue-black-orange",
     "colors": [(0.6, 0.85, 1), (0.1, 0.4, 0.95), (0, 0, 0), (0.95, 0.4, 0.05), (1, 0.9, 0.5)],

@@ -28,7 +28,7 @@ from napari_vox3d.models import (
     load_model,
 )
 from napari_vox3d.networks.cryoet_cnn import WINDOW, CryoET3DCNN, DenseCryoET3DCNN, factor
-from napari_vox3d.picks import Picks
+from napari_vox3d.picks import CLASS_COLOURS, Picks
 from napari_vox3d.training.evaluation import evaluate_picks
 from napari_vox3d.volume import Volume
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 Example = tuple[Volume, Picks]
 
 RANK = 24  # of the factored first classifier layer
-COLOURS = ("#e69f00", "#56b4e9", "#009e73", "#f0e442", "#cc79a7", "#0072b2", "#d55e00")
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _CROP = 96  # voxels
 _STRIDE = 8
@@ -496,7 +495,9 @@ def _classes(examples: Sequence[Example], start: Model | None) -> list[ParticleC
         kinds.append(
             known.get(name)
             or ParticleClass(
-                name=name, radius=float(np.median(measured)), colour=COLOURS[n % len(COLOURS)]
+                name=name,
+                radius=float(np.median(measured)),
+                colour=CLASS_COLOURS[n % len(CLASS_COLOURS)],
             )
         )
     return kinds
