@@ -141,7 +141,7 @@ def measure(
 def with_figures(model: Model, held_out: list[Example], particles: Sequence[Template]) -> Model:
     """Model whose card tells what it is and how it does on tomograms it never saw."""
     tests = {
-        f"{name} (projection SNR {snr})": simulate(particles, 3000 + n, snr, (184, 256, 256))
+        f"{name} (projection SNR {snr})": simulate(particles, 6000 + n, snr, (184, 256, 256))
         for n, (name, snr) in enumerate(TEST_SNR.items())
     }
     kinds = model.card.classes
