@@ -40,5 +40,9 @@ class InferenceError(Vox3dError):
     """A prediction could not be carried out on this machine or on this data."""
 
 
+class NotEnoughMemory(InferenceError, MemoryError):
+    """A computation was not begun, because it would not fit in memory."""
+
+
 class Cancelled(Vox3dError):
     """Raised by a ``progress`` callback to stop the work it reports on."""

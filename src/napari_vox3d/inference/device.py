@@ -127,19 +127,6 @@ def free_memory(device: str | torch.device = "cpu") -> None:
         torch.mps.empty_cache()
 
 
-def available_memory(device: str | torch.device = "cpu") -> int:
-    """Bytes that a computation on a device can still take, PyTorch's own cache included."""
-    device = torch.device(device)
-    if device.type == "cuda":
-        unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-        return int(torch.cuda.mem_get_info(device)[0] + unused)
-    if device.type == "mps":
-        return int(torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
-    import psutil
-
-    return int(psutil.virtual_memory().available)
-
-
 @contextmanager
 def leave_a_core_free() -> Iterator[None]:
     """Compute on all processor cores but one, so that a window beside it stays responsive.

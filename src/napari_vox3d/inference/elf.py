@@ -306,7 +306,7 @@ def _run(
 
 
 def _what_fits(net: Any, shape: Sequence[int], grid: Volume, device: torch.device) -> str:
-    from napari_vox3d.inference.device import available_memory
+    from napari_vox3d.networks.memory import available_memory
 
     need, have = net.peak_bytes(shape, 1), available_memory(device)
     spacing = float(np.linalg.norm(grid.cell, axis=1).max() / max(shape))

@@ -11,24 +11,63 @@ from napari_vox3d.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
+    from napari_vox3d.networks.backbones import HRNet, SOANet, UNet
+    from napari_vox3d.networks.cells import Block
+    from napari_vox3d.networks.ckconv import CKConvND, ExponentialModulationND, fft_conv
     from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN
     from napari_vox3d.networks.flat_resnet import ELFPredictor, FlatResNet3D
+    from napari_vox3d.networks.mdnc import AE3d, DecoderNet3d, EncoderNet3d, UNet3d
+    from napari_vox3d.networks.pickers import DensePicker
 
-_HOMES = {"ELFPredictor": "flat_resnet", "FlatResNet3D": "flat_resnet", "CryoET3DCNN": "cryoet_cnn"}
+_HOMES = {
+    "ELFPredictor": "flat_resnet",
+    "FlatResNet3D": "flat_resnet",
+    "CryoET3DCNN": "cryoet_cnn",
+    "DensePicker": "pickers",
+    "EncoderNet3d": "mdnc",
+    "UNet3d": "mdnc",
+    "AE3d": "mdnc",
+    "DecoderNet3d": "mdnc",
+    "ExponentialModulationND": "ckconv",
+    "CKConvND": "ckconv",
+    "Block": "cells",
+    "UNet": "backbones",
+    "HRNet": "backbones",
+    "SOANet": "backbones",
+}
+_FUNCTIONS = {"fft_conv": "ckconv"}
 
-__all__ = ["CryoET3DCNN", "ELFPredictor", "FlatResNet3D", "build"]
+__all__ = [
+    "AE3d",
+    "Block",
+    "CKConvND",
+    "CryoET3DCNN",
+    "DecoderNet3d",
+    "DensePicker",
+    "ELFPredictor",
+    "EncoderNet3d",
+    "ExponentialModulationND",
+    "FlatResNet3D",
+    "HRNet",
+    "SOANet",
+    "UNet",
+    "UNet3d",
+    "build",
+    "fft_conv",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    home = _HOMES.get(name) or _FUNCTIONS.get(name)
+    if home is None:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(import_module(f"{__name__}.{home}"), name)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOMES})
+    return sorted({*globals(), *_HOMES, *_FUNCTIONS})
 
 
 def build(name: str, **arguments: Any) -> nn.Module:
@@ -37,7 +76,7 @@ def build(name: str, **arguments: Any) -> nn.Module:
     Parameters
     ----------
     name
-        ``"ELFPredictor"``, ``"FlatResNet3D"`` or ``"CryoET3DCNN"``.
+        Name of a network class of this package, such as ``"CryoET3DCNN"``.
     **arguments
         Arguments of that class.
 

@@ -1,0 +1,133 @@
+"""Networks that a user may choose to train, by plain name and in two sizes; needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from napari_vox3d.errors import ModelError
+
+Size = Literal["small", "large"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A network to choose by name.
+
+    Parameters
+    ----------
+    name
+        For scripts and the shell.
+    title
+        For menus.
+    task
+        What it is for.
+    network
+        Its name for `napari_vox3d.networks.build`.
+    small, large
+        Arguments for a laptop without a graphics card, and for a machine with one. Numbers of
+        classes or input channels are added by training.
+    about
+        One sentence: when to take it.
+    """
+
+    name: str
+    title: str
+    task: Literal["elf", "picking"]
+    network: str
+    small: dict[str, Any]
+    large: dict[str, Any]
+    about: str
+
+    def arguments(self, size: Size) -> dict[str, Any]:
+        """Arguments of the network in a size.
+
+        Raises
+        ------
+        ModelError
+            If `size` is neither ``"small"`` nor ``"large"``.
+        """
+        if size not in ("small", "large"):
+            raise ModelError(f"Networks come as 'small' or 'large', not {size!r}.")
+        return dict(self.small if size == "small" else self.large)
+
+
+ARCHITECTURES = (
+    Architecture(
+        name="unet",
+        title="U-Net",
+        task="picking",
+        network="DensePicker",
+        small={"backbone": "UNet", "channels": 16, "levels": 2},
+        large={"backbone": "UNet", "channels": 32, "levels": 3},
+        about="Accurate and fast; the one to take if unsure.",
+    ),
+    Architecture(
+        name="hrnet",
+        title="HRNet",
+        task="picking",
+        network="DensePicker",
+        small={"backbone": "HRNet", "channels": 8, "levels": 2},
+        large={"backbone": "HRNet", "channels": 32, "levels": 3},
+        about="Keeps full resolution beside the coarse levels; slower.",
+    ),
+    Architecture(
+        name="soanet",
+        title="SOANet",
+        task="picking",
+        network="DensePicker",
+        small={"backbone": "SOANet", "channels": 8, "levels": 2},
+        large={"backbone": "SOANet", "channels": 32, "levels": 2},
+        about="A stack of windowed attention; for graphics cards.",
+    ),
+    Architecture(
+        name="encodernet",
+        title="EncoderNet",
+        task="picking",
+        network="DensePicker",
+        small={"backbone": "EncoderNet3d", "channels": 8, "levels": 3},
+        large={"backbone": "EncoderNet3d", "channels": 32, "levels": 3},
+        about="Coarse places, little memory.",
+    ),
+    Architecture(
+        name="cryoet3dcnn",
+        title="CryoET3DCNN",
+        task="picking",
+        network="CryoET3DCNN",
+        small={},
+        large={},
+        about="Looks at windows of 64³ voxels; slow to learn.",
+    ),
+    Architecture(
+        name="flat-resnet",
+        title="FlatResNet3D",
+        task="elf",
+        network="ELFPredictor",
+        small={"base": 64, "blocks": 4, "kernel": 1, "attention_every": 0},
+        large={"base": 32, "blocks": 16, "kernel": 5, "attention_every": 4},
+        about="Residual network of periodic convolutions.",
+    ),
+    Architecture(
+        name="ckconv",
+        title="CKConv",
+        task="elf",
+        network="ELFPredictor",
+        small={"backbone": "ckconv", "base": 32, "blocks": 4},
+        large={"backbone": "ckconv", "base": 128, "blocks": 8},
+        about="Continuous kernels measured in Å, right for every shape of cell.",
+    ),
+)
+
+
+def find_architecture(name: str, task: Literal["elf", "picking"]) -> Architecture:
+    """Architecture by name.
+
+    Raises
+    ------
+    ModelError
+        If there is none of that name for the task.
+    """
+    known = {entry.name: entry for entry in ARCHITECTURES if entry.task == task}
+    if name not in known:
+        raise ModelError(f"There is no network {name!r} for {task}; choose {', '.join(known)}.")
+    return known[name]
