@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from inspect import signature
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any
 
 from napari_vox3d.errors import ModelError
@@ -90,7 +90,8 @@ def build(name: str, **arguments: Any) -> nn.Module:
     network = __getattr__(name)
     known = signature(network).parameters
     unknown = sorted(set(arguments) - set(known))
-    if unknown:
+    open_ended = any(one.kind is Parameter.VAR_KEYWORD for one in known.values())
+    if unknown and not open_ended:
         raise ModelError(
             f"{name} has no argument {', '.join(unknown)}; it takes {', '.join(known)}."
         )
