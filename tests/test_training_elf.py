@@ -1,118 +1,98 @@
 import numpy as np
 import pytest
-import torch
 from ase.build import bulk
 
 import napari_vox3d as vox
-from napari_vox3d.errors import Cancelled, ModelError, Vox3dError
-from napari_vox3d.training import losses
-from napari_vox3d.training.elf import prepare_example, train_elf
+from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
+from napari_vox3d.models import load_model
 
-ARGUMENTS = {"base": 8, "blocks": 1, "kernel": 1, "attention_every": 0}
-CHANNELS = ["invariants"]
+
+def crystal(symbol, scale=1.0):
+    atoms = bulk(symbol)
+    atoms.set_cell(scale * atoms.cell, scale_atoms=True)
+    return vox.predict_elf(atoms, "promolecule", spacing=0.4)
 
 
 @pytest.fixture(scope="module")
-def examples():
-    """Two crystals whose "true" ELF is the promolecular one: something there is to learn."""
-    crystals = [bulk("Si"), bulk("NaCl", "rocksalt", 5.64)]
-    elfs = [vox.predict_elf(atoms, "promolecule", spacing=0.3) for atoms in crystals]
-    return [prepare_example(elf, CHANNELS, 0.5) for elf in elfs]
+def elfs():
+    """Six crystals of five compositions; the fifth, copper, comes twice."""
+    symbols = ("Si", "Al", "Na", "Ag", "Cu")
+    return [*(crystal(symbol) for symbol in symbols), crystal("Cu", 1.1)]
 
 
-def error(network, examples):
-    with torch.no_grad():
-        return np.mean([
-            (network(e.inputs[None])[0][0] - e.elf).abs().mean().item() for e in examples
-        ])  # fmt: skip
+def train(elfs, **options):
+    return vox.train_elf(elfs, **{"spacing": 0.5, "steps": 3, "device": "cpu"} | options)
 
 
-def test_example_sorts_its_axes_and_keeps_crystal_and_elf_together():
-    lattice = np.diag([6.0, 3.0, 4.0])  # a, b, c
-    atoms = bulk("Al", cubic=True)
-    atoms.set_cell(lattice, scale_atoms=True)
-    elf = vox.predict_elf(atoms, "promolecule", shape=(16, 12, 24))
-    example = prepare_example(elf, ["sad"], 0.5)
-    assert example.elf.shape == (1, 6, 8, 12)
-    assert example.inputs.shape == example.sad.shape == (1, 6, 8, 12)
-    np.testing.assert_allclose(
-        example.elf[0], elf.values[::2, ::2, ::2].transpose(1, 0, 2), atol=1e-6
+def test_model_predicts_and_survives_a_file(elfs, tmp_path):
+    model = train(elfs[:2], name="mine")
+    assert model.card.name == "mine"
+    assert "nothing was held out" in model.card.training
+    assert not model.card.metrics
+    again = load_model(model.save(tmp_path / "mine").weights.parent)
+    one, other = (vox.predict_elf(elfs[0], m, device="cpu").values for m in (model, again))
+    np.testing.assert_array_equal(one, other)
+    assert 0 <= one.min() < one.max() <= 1
+
+
+def test_every_fifth_composition_is_held_out_and_measured(elfs):
+    model = train(elfs, channels=("log_sad", "promolecular_elf"))
+    (table,) = model.card.metrics
+    assert "2 crystals of 1 held-out compositions" in table.data
+    rows = {row["predictor"]: row["all"] for row in table.rows}
+    assert list(rows) == ["my-elf", "Tsirelson–Stash", "global median"]
+    assert rows["Tsirelson–Stash"] < 0.05  # it is the truth here, but for the coarser grid
+    assert 0.05 < rows["global median"] < 0.5
+    assert "4 crystals of 4 compositions" in model.card.training
+    assert model.card.input.channels == ["log_sad", "promolecular_elf"]
+
+
+def test_small_flat_network_works_on_any_grid(elfs):
+    assert train(elfs[:1]).card.input.spacing is None
+
+
+def test_progress_steps_and_stop(elfs):
+    calls, steps = [], []
+    train(
+        elfs,
+        progress=lambda *call: calls.append(call),
+        on_step=lambda step, loss: steps.append(step),
+        stop=lambda: len(steps) == 2,
     )
-    np.testing.assert_allclose(example.inputs.clamp(0), example.sad, atol=1e-5)
+    assert steps == [1, 2]
+    assert calls[:4] == [(0, 3)] * 4  # one for each crystal that is prepared
+    assert calls[4:6] == [(1, 3), (2, 3)]
+    assert set(calls[6:]) == {(2, 3)}  # the held-out crystals
 
 
-def test_training_learns(examples):
-    start = train_elf(examples, arguments=ARGUMENTS, minutes=1e-6)
-    trained = train_elf(examples, arguments=ARGUMENTS, minutes=0.06, rate=1e-2)
-    assert error(trained, examples) < 0.5 * error(start, examples)
+def test_cancel_while_crystals_are_prepared(elfs, tmp_path):
+    def cancel(done, total):
+        raise Cancelled("Cancelled.")
 
-
-def test_interrupted_training_goes_on_from_its_checkpoint(examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_vox3d.training.elf._SAVE_EVERY", 0.0)
-    path, seen = tmp_path / "state.pt", []
-
-    def stop(done, total):
-        seen.append(done)
-        if len(seen) == 5:
-            raise Cancelled("Cancelled.")
-
-    options = {"arguments": ARGUMENTS, "minutes": 0.03, "checkpoint": path}
     with pytest.raises(Cancelled):
-        train_elf(examples, progress=stop, **options)
-    assert path.exists()
-    again = []
-    train_elf(examples, progress=lambda done, total: again.append(done), **options)
-    assert again[0] >= seen[3]
-    finished = torch.load(path, weights_only=True)["network"]
-    same = train_elf(examples, **options)  # nothing is left to do
-    for name, value in same.state_dict().items():
-        torch.testing.assert_close(value, finished[name])
+        train(elfs, progress=cancel, checkpoint=tmp_path / "state")
+    assert not list(tmp_path.iterdir())
 
 
-def test_checkpoint_of_another_network_is_refused(examples, tmp_path):
-    path = tmp_path / "state.pt"
-    train_elf(examples, arguments=ARGUMENTS, minutes=1e-6, checkpoint=path)
-    with pytest.raises(ModelError, match="start anew"):
-        train_elf(examples, arguments=ARGUMENTS | {"base": 16}, minutes=1e-6, checkpoint=path)
+def test_training_goes_on_from_a_checkpoint(elfs, tmp_path):
+    path, steps = tmp_path / "state.safetensors", []
+    train(elfs[:1], steps=2, checkpoint=path)
+    train(elfs[:1], steps=3, checkpoint=path, on_step=lambda step, _: steps.append(step))
+    assert steps == [3]
 
 
-def test_elf_without_atoms_cannot_be_trained_on():
-    with pytest.raises(Vox3dError, match="no atoms"):
-        prepare_example(vox.Volume(np.zeros((4, 4, 4)), 1.0, periodic=True), CHANNELS, 0.5)
-
-
-def test_losses_vanish_at_the_truth_and_the_periodic_ones_do_not_see_shifts():
-    torch.manual_seed(0)
-    true, other = torch.rand(2, 1, 6, 5, 4), torch.rand(2, 1, 6, 5, 4)
-    ones = torch.ones_like(true)
-    for loss in (
-        lambda p, t: losses.voxel_loss(p, t, ones),
-        losses.gradient_loss,
-        losses.distribution_loss,
-    ):
-        assert loss(true, true) == 0
-        assert loss(other, true) > 0
-        shift = {"shifts": (2, 3), "dims": (2, 4)}
-        torch.testing.assert_close(loss(other.roll(**shift), true.roll(**shift)), loss(other, true))
-
-
-def test_voxel_loss_is_quadratic_then_linear():
-    zero, ones = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
-    assert losses.voxel_loss(zero + 0.05, zero, ones).item() == pytest.approx(0.05**2 / 0.2)
-    assert losses.voxel_loss(zero + 0.5, zero, ones).item() == pytest.approx(0.5 - 0.05)
-
-
-def test_weights_fall_with_the_density_and_average_to_one():
-    sad = torch.tensor([0.0, 0.5, 1.0, 2.0]).view(1, 1, 1, 1, 4)
-    weights = losses.density_weights(sad).flatten()
-    torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
-    expected = torch.tensor([1.0, 0.75, 0.5, 0.0]) ** 2
-    torch.testing.assert_close(weights, expected / expected.mean())
-
-
-def test_distribution_loss_is_the_wasserstein_distance():
-    from scipy.stats import wasserstein_distance
-
-    a, b = torch.rand(1, 1, 4, 4, 4), torch.rand(1, 1, 4, 4, 4)
-    expected = wasserstein_distance(a.flatten().numpy(), b.flatten().numpy())
-    assert losses.distribution_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
+@pytest.mark.parametrize(
+    ("given", "options", "kind", "message"),
+    [
+        ([], {}, Vox3dError, "no ELFs"),
+        ([vox.Volume(np.zeros((4, 4, 4)), 1.0, periodic=True)], {}, Vox3dError, "no atoms"),
+        (None, {"network": "unet"}, ModelError, "no network 'unet' for elf"),
+        (None, {"size": "huge"}, ModelError, "'small' or 'large'"),
+        (None, {"channels": ["taste"]}, ModelError, "taste"),
+        (None, {"spacing": 0.0}, Vox3dError, "positive length"),
+        (None, {"device": "cuda:77"}, InferenceError, "cuda:77"),
+    ],
+)
+def test_impossible_requests_are_one_sentence(elfs, given, options, kind, message):
+    with pytest.raises(kind, match=message):
+        train(elfs[:1] if given is None else given, **options)

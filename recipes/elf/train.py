@@ -26,7 +26,7 @@ from rich.progress import Progress, track
 
 import napari_vox3d as vox
 from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec
-from napari_vox3d.training.elf import prepare_example, train_elf
+from napari_vox3d.training.elf_fit import fit_elf, prepare_example
 
 SPACING = 0.25  # Å
 DATA = "valence-only GTH-PBE pseudopotentials, not spin-polarised, Quantum ESPRESSO 6.7"
@@ -76,13 +76,14 @@ def main() -> None:
         "attention_every": options.attention_every,
     }
     with Progress() as bar:
-        task = bar.add_task("Training", total=1000)
-        network = train_elf(
+        task = bar.add_task("Training")
+        network, _ = fit_elf(
             examples,
             arguments=arguments,
             minutes=options.minutes,
             seed=options.seed,
-            checkpoint=options.output / "checkpoint.pt",
+            device="cpu",
+            checkpoint=options.output / "checkpoint.safetensors",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
     # 1³ kernels see no neighbours, so any grid will do; others know the spacing they learnt on.

@@ -29,6 +29,7 @@ _HOMES = {
     "find_particles": "inference.picking",
     "pick_particles": "inference.picking",
     "train_picker": "training.picking",
+    "train_elf": "training.elf",
     "evaluate_picks": "training.evaluation",
     "list_models": "models",
     "load_model": "models",
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
     from napari_vox3d.inference.picking import find_particles, pick_particles, score_particles
     from napari_vox3d.models import Model, list_models, load_model
     from napari_vox3d.picks import Picks
+    from napari_vox3d.training.elf import train_elf
     from napari_vox3d.training.evaluation import evaluate_picks
     from napari_vox3d.training.picking import train_picker
     from napari_vox3d.volume import Volume

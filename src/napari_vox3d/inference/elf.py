@@ -171,8 +171,23 @@ def _grid(given: Volume | Atoms, shape: Shape | None, spacing: float | None) -> 
     return Volume.on_lattice(np.broadcast_to(np.float32(0), shape), lattice, **fields)
 
 
-def _density(given: Volume | Atoms, grid: Volume, fine: Shape) -> Volume:
-    """Superposed atomic density over the cell of `grid`: of the atoms on `fine`, or as given."""
+def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
+    """Superposed atomic density over a cell, fine enough to be differentiated.
+
+    Parameters
+    ----------
+    given
+        A superposed density without atoms, which is handed back; anything else is not looked at.
+    grid
+        Volume with the cell, the origin and the atoms.
+    shape
+        (c, b, a) of the grid that descriptors are wanted on; the density's is a multiple of it.
+
+    Raises
+    ------
+    Vox3dError
+        If an element has no atomic density.
+    """
     if isinstance(given, Volume) and given.atoms is None:
         return given
     assert grid.atoms is not None
@@ -180,7 +195,7 @@ def _density(given: Volume | Atoms, grid: Volume, fine: Shape) -> Volume:
     crystal.set_cell(grid.lattice)
     crystal.pbc = True
     crystal.positions -= grid.origin[::-1]
-    return superpose_atoms(crystal, fine)
+    return superpose_atoms(crystal, _refined(grid, shape))
 
 
 def _refined(grid: Volume, shape: Shape) -> Shape:
@@ -196,11 +211,11 @@ def _promolecular(
     given: Volume | Atoms, grid: Volume
 ) -> tuple[NDArray[np.floating], dict[str, Any]]:
     """Tsirelson–Stash ELF of the superposed densities on `grid`; no settings."""
-    density = _density(given, grid, _refined(grid, grid.shape))
+    density = atomic_density(given, grid, grid.shape)
     return interpolate(tsirelson_stash_elf(density).values, grid.shape), {}
 
 
-def network_inputs(density: Volume, shape: Shape, channels: list[str]) -> NDArray[np.float32]:
+def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> NDArray[np.float32]:
     """Input channels of a network on a grid over the cell of a superposed atomic density.
 
     Parameters
@@ -252,7 +267,7 @@ def _by_network(
     dtype = choose_precision("float32" if precision == "auto" else precision, place)
     shape = _network_shape(grid, needs.spacing)
     network = model.network(place)
-    density = _density(given, grid, _refined(grid, shape))
+    density = atomic_density(given, grid, shape)
     inputs = torch.from_numpy(network_inputs(density, shape, needs.channels))[None].to(place)
     values = _run(network, inputs, dtype, grid, report)
     settings = {

@@ -271,6 +271,12 @@ class FlatResNet3D(nn.Module):
         A `CBAM3D` follows each such number of blocks; 0 for none.
     use_checkpoint
         Recompute the blocks in the backward pass instead of keeping their activations.
+
+    Attributes
+    ----------
+    knows_one_spacing
+        Whether its kernels reach over voxels, so that it works only at the grid spacing that it
+        was trained at.
     """
 
     def __init__(
@@ -284,6 +290,7 @@ class FlatResNet3D(nn.Module):
     ) -> None:
         super().__init__()
         self.base, self.kernel = base, kernel
+        self.knows_one_spacing = kernel > 1 or attention_every > 0
         self.stem = nn.Sequential(CircularConv3d(in_ch, base, kernel), _group_norm(base), nn.GELU())
         body: list[nn.Module] = []
         for number in range(1, blocks + 1):
@@ -314,6 +321,11 @@ class FlatResNet3D(nn.Module):
         """
         x = self.stem(sad)
         return self.head(F.gelu(x + self.post(self.body(x)))), []
+
+    @torch.no_grad()
+    def balance_inputs(self, deviation: Tensor) -> None:
+        """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
+        self.stem[0].weight /= deviation[None, :, None, None, None]
 
     def peak_bytes(self, shape: Sequence[int], slab_voxels: int | None = None) -> int:
         """Estimate the memory that a float32 pass without gradients needs beside the weights.
@@ -387,17 +399,32 @@ class ELFPredictor(nn.Module):
         self.eta_peak = nn.Parameter(torch.zeros(()))
         self.net = FlatResNet3D(in_ch, base, blocks, kernel, attention_every, use_checkpoint)
 
-    def forward(self, sad: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """(B, in_ch, D, H, W) to the prediction (B, 1, D, H, W) in [0, 1] and an empty list."""
+    def forward(self, sad: Tensor, lattice: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Predict from whole cells.
+
+        Parameters
+        ----------
+        sad
+            (B, in_ch, D, H, W).
+        lattice
+            (B, 3, 3) Å: edges of the cells along D, H, W. The flat network does not look at it.
+
+        Returns
+        -------
+        main
+            (B, 1, D, H, W) in [0, 1].
+        aux
+            Empty list.
+        """
         return self.net(sad)
 
     @torch.no_grad()
-    def predict_elf(self, sad: Tensor) -> Tensor:
+    def predict_elf(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:
         """Predict without gradients: (B, in_ch, D, H, W) to (B, 1, D, H, W) in [0, 1].
 
         No layer behaves differently in training, so the mode of the module does not matter.
         """
-        main, _ = self(sad)
+        main, _ = self(sad, lattice)
         return main.clamp(0, 1)
 
 

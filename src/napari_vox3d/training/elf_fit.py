@@ -1,0 +1,287 @@
+"""Fitting an ELF network to crystals that have been brought to its grid."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from math import cos, pi
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.inference.device import choose_device
+from napari_vox3d.inference.elf import atomic_density, network_inputs
+from napari_vox3d.networks import ELFPredictor
+from napari_vox3d.training import losses
+from napari_vox3d.training.checkpoints import resume_checkpoint, save_checkpoint
+from napari_vox3d.volume import Volume
+
+Progress = Callable[[int, int], None]
+
+DEFAULT_MINUTES = 10.0
+_BATCH_VOXELS = 16_384
+_WARM_UP = 0.15  # of the training
+_NOISE = 0.1  # of the deviation of each input channel
+_SAVE_EVERY = 60.0  # seconds
+
+
+@dataclass(frozen=True)
+class Example:
+    """One crystal on the grid of the network; with a batch axis in front, a batch of them.
+
+    Parameters
+    ----------
+    inputs
+        (channels, D, H, W) float32.
+    sad
+        (1, D, H, W) e/Å³: where the density is, for the weights of the loss.
+    elf
+        (1, D, H, W) the true ELF.
+    lattice
+        (3, 3) Å: edges of the cell along D, H, W, written (z, y, x).
+    """
+
+    inputs: Tensor
+    sad: Tensor
+    elf: Tensor
+    lattice: Tensor
+
+
+def prepare_example(elf: Volume, channels: Sequence[str], spacing: float) -> Example:
+    """Bring a true ELF, and what a network sees of its crystal, to the grid of the network.
+
+    Parameters
+    ----------
+    elf
+        Periodic volume with its atoms.
+    channels
+        As in the model's card, see `napari_vox3d.inference.elf.network_inputs`.
+    spacing
+        Å between the points of the network's grid.
+
+    Raises
+    ------
+    Vox3dError
+        If the ELF has no atoms or is not periodic, or an element has no atomic density.
+    ModelError
+        If there is no such channel.
+    """
+    for missing, what in ((elf.atoms is None, "carries no atoms"),
+                          (not elf.periodic, "is not periodic")):  # fmt: skip
+        if missing:
+            raise Vox3dError(f"{elf.name or elf.source or 'An ELF to train on'} {what}.")
+    shape = nearest_shape(elf.lattice, spacing)
+    sad = atomic_density(elf, elf, shape)
+    # Naming the lattice vectors in another order changes nothing, and lets cells share a batch.
+    order = np.argsort(shape, kind="stable")
+
+    def tensor(values: NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(values.transpose(0, *(1 + order)), np.float32))
+
+    return Example(
+        inputs=tensor(network_inputs(sad, shape, channels)),
+        sad=tensor(resample_waves(sad.values, shape)[None].clip(0)),
+        elf=tensor(interpolate(np.asarray(elf.values, np.float64), shape)[None].clip(0, 1)),
+        lattice=torch.from_numpy(elf.cell[order].astype(np.float32)),
+    )
+
+
+def fit_elf(
+    examples: Sequence[Example],
+    *,
+    arguments: dict[str, Any] | None = None,
+    minutes: float | None = None,
+    steps: int | None = None,
+    rate: float = 3e-3,
+    weight_decay: float = 1e-2,
+    device: str = "auto",
+    seed: int = 0,
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+    on_step: Callable[[int, float], None] | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> tuple[ELFPredictor, int]:
+    """Train an `ELFPredictor` for a given time or number of steps.
+
+    The losses are the weighted smooth L1 distance, the periodic gradients, and the distribution
+    of values, balanced by learnt variances. Batches hold cells of one shape; axes are exchanged
+    and reversed at random (the network treats shifted cells alike by construction), and noise is
+    added to the inputs. AdamW with one cycle of the learning rate: up for 15 % of the training,
+    then down to zero along a cosine.
+
+    Parameters
+    ----------
+    examples
+        Crystals, see `prepare_example`.
+    arguments
+        Of `ELFPredictor` beside the number of input channels.
+    minutes, steps
+        How long to train, whichever ends first, an interrupted training included; without either
+        10 minutes.
+    rate, weight_decay
+        Of AdamW.
+    device
+        ``"auto"``, ``"cpu"``, ``"cuda"``, ….
+    seed
+        Of the first parameters and of all chances: with the same number of steps the result is
+        the same on one machine, also after an interruption.
+    checkpoint
+        Safetensors file to go on from, if it exists, and to write every minute and at the end.
+    progress
+        Called after each step with the steps done and the expected total; may raise `Cancelled`,
+        which leaves the checkpoint behind.
+    on_step
+        Called after each step with its number and the mean absolute error of its batch.
+    stop
+        Asked before each step; True ends the training as if the time were up.
+
+    Returns
+    -------
+    network : ELFPredictor
+        On the CPU, in evaluation mode.
+    steps : int
+        Made in all.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint is of another network or seed.
+    InferenceError
+        If the device is not there.
+    """
+    place = choose_device(device)
+    if minutes is None and steps is None:
+        minutes = DEFAULT_MINUTES
+    deviation = _deviation(examples)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        network = ELFPredictor(in_ch=len(examples[0].inputs), **(arguments or {}))
+        network.net.balance_inputs(deviation)
+        network.to(place).train()
+        optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay)
+        done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
+        began = saved = time.monotonic() - spent
+        try:
+            for batch in _batches(examples, seed, done):
+                share = _share(done, steps, time.monotonic() - began, minutes)
+                if share >= 1 or (stop is not None and stop()):
+                    break
+                for group in optimizer.param_groups:
+                    group["lr"] = rate * _cycle(share)
+                torch.manual_seed(_number(seed, done))
+                turned = _turned(batch, random.Random(_number(seed, done)))
+                error = _step(network, optimizer, _noisy(turned, deviation), place)
+                done += 1
+                if on_step is not None:
+                    on_step(done, error)
+                if progress is not None:
+                    share = _share(done, steps, time.monotonic() - began, minutes)
+                    progress(done, max(done, round(done / share)))
+                if checkpoint is not None and time.monotonic() - saved > _SAVE_EVERY:
+                    saved = time.monotonic()
+                    save_checkpoint(checkpoint, network, optimizer, seed, done, saved - began)
+        finally:
+            if checkpoint is not None:
+                seconds = time.monotonic() - began
+                save_checkpoint(checkpoint, network, optimizer, seed, done, seconds)
+    return network.cpu().eval(), done
+
+
+def _step(
+    network: ELFPredictor, optimizer: torch.optim.Optimizer, batch: Example, place: torch.device
+) -> float:
+    inputs, sad, elf, lattice = (
+        tensor.to(place) for tensor in (batch.inputs, batch.sad, batch.elf, batch.lattice)
+    )
+    predicted, _ = network(inputs, lattice)
+    terms = [
+        losses.voxel_loss(predicted, elf, losses.density_weights(sad)),
+        losses.gradient_loss(predicted, elf),
+        losses.distribution_loss(predicted, elf),
+    ]
+    loss = losses.balance(terms, [network.eta_vox, network.eta_grad, network.eta_hist])
+    optimizer.zero_grad()
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
+    optimizer.step()
+    return float((predicted.detach() - elf).abs().mean())
+
+
+def _share(done: int, steps: int | None, spent: float, minutes: float | None) -> float:
+    """How much of the training is done, from 0 to 1."""
+    by_steps = 1.0 if steps == 0 else done / steps if steps else 0.0
+    return max(by_steps, spent / (60 * minutes) if minutes else 0.0)
+
+
+def _number(seed: int, step: int) -> int:
+    """Seed of all chances of one step, so that a training goes on as if never interrupted."""
+    return random.Random(f"{seed} {step}").getrandbits(32)
+
+
+def _batches(examples: Sequence[Example], seed: int, first: int) -> Iterator[Example]:
+    """Endless batches of cells of one shape, about 16,000 voxels each, from number `first` on."""
+    shapes = defaultdict(list)
+    for example in examples:
+        shapes[example.elf.shape].append(example)
+    for epoch in count():
+        rng = random.Random(f"{seed} {epoch}")
+        batches = []
+        for alike in shapes.values():
+            shuffled = rng.sample(alike, len(alike))
+            size = max(1, _BATCH_VOXELS // alike[0].elf.numel())
+            batches += [shuffled[n : n + size] for n in range(0, len(shuffled), size)]
+        rng.shuffle(batches)
+        for batch in batches[first:]:
+            yield Example(
+                torch.stack([example.inputs for example in batch]),
+                torch.stack([example.sad for example in batch]),
+                torch.stack([example.elf for example in batch]),
+                torch.stack([example.lattice for example in batch]),
+            )
+        first = max(0, first - len(batches))
+
+
+def _turned(batch: Example, rng: random.Random) -> Example:
+    """The same crystals with other names and signs of their lattice vectors."""
+    order = rng.sample(range(3), 3)
+    signs = torch.tensor([rng.choice((1.0, -1.0)) for _ in order])
+    backwards = [2 + axis for axis in range(3) if signs[axis] < 0]
+
+    def turned(values: Tensor) -> Tensor:
+        return values.permute(0, 1, *(2 + axis for axis in order)).flip(backwards)
+
+    return Example(
+        turned(batch.inputs),
+        turned(batch.sad),
+        turned(batch.elf),
+        batch.lattice[:, order] * signs[:, None],
+    )
+
+
+def _noisy(batch: Example, deviation: Tensor) -> Example:
+    noise = _NOISE * deviation[:, None, None, None] * torch.randn_like(batch.inputs)
+    return Example(batch.inputs + noise, batch.sad, batch.elf, batch.lattice)
+
+
+def _cycle(done: float) -> float:
+    """Learning rate over its maximum, `done` running from 0 to 1."""
+    if done < _WARM_UP:
+        return done / _WARM_UP + 1e-3
+    return (1 + cos(pi * (done - _WARM_UP) / (1 - _WARM_UP))) / 2
+
+
+def _deviation(examples: Sequence[Example]) -> Tensor:
+    """(channels,) standard deviation over all crystals; 1 where a channel is constant."""
+    sample = torch.cat([example.inputs.flatten(1)[:, ::7] for example in examples], 1)
+    deviation = sample.std(1)
+    return torch.where(deviation > 0, deviation, 1.0)

@@ -1,0 +1,216 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from ase.build import bulk
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
+from napari_vox3d.training import losses
+from napari_vox3d.training.elf_fit import Example, _turned, fit_elf, prepare_example
+
+ARGUMENTS = {"base": 8, "blocks": 1, "kernel": 1, "attention_every": 0}
+CHANNELS = ["invariants"]
+
+
+@pytest.fixture(scope="module")
+def examples():
+    """Two crystals whose "true" ELF is the promolecular one: something there is to learn."""
+    crystals = [bulk("Si"), bulk("NaCl", "rocksalt", 5.64)]
+    elfs = [vox.predict_elf(atoms, "promolecule", spacing=0.3) for atoms in crystals]
+    return [prepare_example(elf, CHANNELS, 0.5) for elf in elfs]
+
+
+def fit(examples, arguments=ARGUMENTS, **options):
+    network, _ = fit_elf(examples, arguments=arguments, device="cpu", **options)
+    return network
+
+
+def error(network, examples):
+    with torch.no_grad():
+        return np.mean([
+            (network(e.inputs[None])[0][0] - e.elf).abs().mean().item() for e in examples
+        ])  # fmt: skip
+
+
+def alike(one, other):
+    return all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+def test_example_sorts_its_axes_and_keeps_crystal_elf_and_lattice_together():
+    lattice = np.diag([6.0, 3.0, 4.0])  # a, b, c
+    atoms = bulk("Al", cubic=True)
+    atoms.set_cell(lattice, scale_atoms=True)
+    elf = vox.predict_elf(atoms, "promolecule", shape=(16, 12, 24))
+    example = prepare_example(elf, ["sad"], 0.5)
+    assert example.elf.shape == (1, 6, 8, 12)
+    assert example.inputs.shape == example.sad.shape == (1, 6, 8, 12)
+    np.testing.assert_allclose(
+        example.elf[0], elf.values[::2, ::2, ::2].transpose(1, 0, 2), atol=1e-6
+    )
+    np.testing.assert_allclose(example.inputs.clamp(0), example.sad, atol=1e-5)
+    np.testing.assert_allclose(example.lattice, [[0, 3, 0], [4, 0, 0], [0, 0, 6]])
+
+
+def test_example_follows_the_origin_of_a_volume():
+    atoms = bulk("Si", cubic=True)
+    atoms.rattle(0.1)
+    here = vox.predict_elf(atoms, "promolecule", shape=(12, 12, 12))
+    shifted = vox.Volume(
+        np.roll(here.values, -3, axis=0),
+        here.step,
+        origin=3 * here.step[0],
+        periodic=True,
+        atoms=atoms,
+    )
+    one, other = (prepare_example(elf, ["sad"], 0.45) for elf in (here, shifted))
+    assert one.sad.shape == (1, 12, 12, 12)
+    torch.testing.assert_close(other.sad, one.sad.roll(-3, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(other.elf, one.elf.roll(-3, 1), atol=1e-4, rtol=0)
+
+
+def test_turning_keeps_values_at_their_places():
+    torch.manual_seed(0)
+    values = torch.rand(1, 1, 4, 5, 6)
+    batch = Example(values, values, values, torch.randn(1, 3, 3))
+
+    def between(batch):
+        """From the smallest value to the largest, Å, modulo the lattice of the first batch."""
+        values = batch.elf[0, 0]
+        ends = [torch.nonzero(values == end)[0] for end in (values.min(), values.max())]
+        fraction = (ends[1] - ends[0]) / torch.tensor(values.shape)
+        return fraction @ batch.lattice[0]
+
+    for seed in range(8):
+        turned = _turned(batch, random.Random(seed))
+        assert torch.equal(turned.inputs, turned.elf)
+        shift = (between(turned) - between(batch)) @ torch.linalg.inv(batch.lattice[0])
+        torch.testing.assert_close(shift, shift.round(), atol=1e-4, rtol=0)
+
+
+def test_training_learns(examples):
+    start = fit(examples, steps=0)
+    trained = fit(examples, steps=60, rate=1e-2)
+    assert error(trained, examples) < 0.5 * error(start, examples)
+
+
+def test_interrupted_training_ends_like_an_uninterrupted_one(examples, tmp_path):
+    path, told = tmp_path / "state.safetensors", []
+
+    def cancel(done, total):
+        told.append((done, total))
+        if done == 3:
+            raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        fit(examples, steps=7, checkpoint=path, progress=cancel)
+    assert told == [(1, 7), (2, 7), (3, 7)]
+    steps = []
+    resumed = fit(
+        examples, steps=7, checkpoint=path, on_step=lambda step, loss: steps.append((step, loss))
+    )
+    assert [step for step, _ in steps] == [4, 5, 6, 7]
+    assert all(0 < loss < 1 for _, loss in steps)
+    assert alike(resumed, fit(examples, steps=7))
+    assert not alike(resumed, fit(examples, steps=7, seed=1))
+    assert alike(resumed, fit(examples, steps=7, checkpoint=path))  # nothing is left to do
+
+
+def test_checkpoint_is_written_meanwhile(examples, tmp_path, monkeypatch):
+    monkeypatch.setattr("napari_vox3d.training.elf_fit._SAVE_EVERY", 0.0)
+    path, seen = tmp_path / "state.safetensors", []
+    fit(examples, steps=2, checkpoint=path, on_step=lambda *_: seen.append(path.exists()))
+    assert seen == [False, True]
+
+
+def test_stop_ends_training_early_and_keeps_the_network(examples):
+    asked = []
+    network, steps = fit_elf(
+        examples, arguments=ARGUMENTS, steps=50, device="cpu", stop=lambda: len(asked) == 4,
+        on_step=lambda *call: asked.append(call),
+    )  # fmt: skip
+    assert steps == len(asked) == 4
+    assert not network.training
+
+
+def test_time_ends_training(examples):
+    calls = []
+    fit(examples, minutes=0.02, progress=lambda *call: calls.append(call))
+    done, total = calls[-1]
+    assert 1 <= done <= total <= 3 * done
+
+
+def test_training_leaves_the_randomness_of_others_alone(examples):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    fit(examples, steps=1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("change", [{"arguments": ARGUMENTS | {"base": 16}}, {"seed": 1}])
+def test_checkpoint_of_another_training_is_refused(examples, tmp_path, change):
+    path = tmp_path / "state.safetensors"
+    fit(examples, steps=1, checkpoint=path)
+    with pytest.raises(ModelError, match=r"Remove it|seed 0"):
+        fit(examples, steps=2, checkpoint=path, **change)
+
+
+def test_file_that_is_no_checkpoint_is_refused(examples, tmp_path):
+    (tmp_path / "state").write_text("nonsense")
+    with pytest.raises(ModelError, match="not a checkpoint"):
+        fit(examples, steps=1, checkpoint=tmp_path / "state")
+
+
+def test_unknown_device_is_refused(examples):
+    with pytest.raises(InferenceError, match="cuda:77"):
+        fit_elf(examples, arguments=ARGUMENTS, steps=1, device="cuda:77")
+
+
+@pytest.mark.parametrize(
+    ("elf", "message"),
+    [
+        (vox.Volume(np.zeros((4, 4, 4)), 1.0, periodic=True), "no atoms"),
+        (vox.Volume(np.zeros((4, 4, 4)), 1.0, atoms=bulk("Si"), name="Box"), "Box is not periodic"),
+    ],
+)
+def test_elf_that_cannot_be_trained_on(elf, message):
+    with pytest.raises(Vox3dError, match=message):
+        prepare_example(elf, CHANNELS, 0.5)
+
+
+def test_losses_vanish_at_the_truth_and_the_periodic_ones_do_not_see_shifts():
+    torch.manual_seed(0)
+    true, other = torch.rand(2, 1, 6, 5, 4), torch.rand(2, 1, 6, 5, 4)
+    ones = torch.ones_like(true)
+    for loss in (
+        lambda p, t: losses.voxel_loss(p, t, ones),
+        losses.gradient_loss,
+        losses.distribution_loss,
+    ):
+        assert loss(true, true) == 0
+        assert loss(other, true) > 0
+        shift = {"shifts": (2, 3), "dims": (2, 4)}
+        torch.testing.assert_close(loss(other.roll(**shift), true.roll(**shift)), loss(other, true))
+
+
+def test_voxel_loss_is_quadratic_then_linear():
+    zero, ones = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
+    assert losses.voxel_loss(zero + 0.05, zero, ones).item() == pytest.approx(0.05**2 / 0.2)
+    assert losses.voxel_loss(zero + 0.5, zero, ones).item() == pytest.approx(0.5 - 0.05)
+
+
+def test_weights_fall_with_the_density_and_average_to_one():
+    sad = torch.tensor([0.0, 0.5, 1.0, 2.0]).view(1, 1, 1, 1, 4)
+    weights = losses.density_weights(sad).flatten()
+    torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
+    expected = torch.tensor([1.0, 0.75, 0.5, 0.0]) ** 2
+    torch.testing.assert_close(weights, expected / expected.mean())
+
+
+def test_distribution_loss_is_the_wasserstein_distance():
+    from scipy.stats import wasserstein_distance
+
+    a, b = torch.rand(1, 1, 4, 4, 4), torch.rand(1, 1, 4, 4, 4)
+    expected = wasserstein_distance(a.flatten().numpy(), b.flatten().numpy())
+    assert losses.distribution_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
