@@ -7,37 +7,44 @@ line, the other inputs go on, and the exit status is 2.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
 import typer
-from rich.console import Console
 from rich.table import Table
 
 import napari_vox3d as vox
+from napari_vox3d import cli_training
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import PICK_FORMATS, kind_of, read_atoms
 from napari_vox3d.formats.compression import plain_name
+from napari_vox3d.terminal import (
+    Device,
+    err,
+    for_each,
+    numbers_by_class,
+    one_line_errors,
+    out,
+    progress_bar,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
 
-    from napari_vox3d.models import ModelCard
     from napari_vox3d.picks import Picks
     from napari_vox3d.volume import Volume
 
 app = typer.Typer(
-    help="Pick particles in tomograms and predict the electron localization function of crystals.",
+    help="Pick particles in tomograms, predict the electron localization function of crystals, and "
+    "train models for both.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-out = Console()
-err = Console(stderr=True)
+for name, command in cli_training.COMMANDS.items():
+    app.command(name)(command)
 
 Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
 PickFormat = Enum("PickFormat", {name: name for name in PICK_FORMATS}, type=str)  # type: ignore[misc]
@@ -51,7 +58,6 @@ Output = Annotated[
     typer.Option("--output", "-o", help="Output file; a folder if there are several inputs."),
 ]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Model name, folder or file.")]
-Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, … or mps.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
 Tomogram = Annotated[
     Path | None, typer.Option(help="Tomogram that picks belong to (gives size and voxel size).")
@@ -73,7 +79,7 @@ def main() -> None:
 @app.command()
 def info(files: Inputs, volume: Tomogram = None) -> None:
     """Say what is in volume, structure and pick files."""
-    _for_each(files, lambda path: _print_info(path, volume))
+    for_each(files, lambda path: _print_info(path, volume))
 
 
 @app.command()
@@ -97,11 +103,11 @@ def elf(
     }
 
     def predict(path: Path) -> None:
-        with _progress(path.name) as progress:
+        with progress_bar(path.name) as progress:
             volume = vox.predict_elf(path, progress=progress, **options)
         _save_volume(_target(plain_name(path), output, len(sources) > 1, ".ELFCAR"), volume)
 
-    _for_each(sources, predict)
+    for_each(sources, predict)
 
 
 @app.command()
@@ -121,7 +127,7 @@ def sad(sources: Inputs, output: Output = None, spacing: Spacing = None) -> None
         volume = vox.superpose_atoms(path, **grid)
         _save_volume(_target(plain_name(path), output, len(sources) > 1, ".SAD.CHGCAR"), volume)
 
-    _for_each(sources, superpose)
+    for_each(sources, superpose)
 
 
 @app.command()
@@ -153,11 +159,11 @@ def pick(
         "device": device,
         "precision": precision,
     }
-    thresholds = _thresholds(threshold)
+    thresholds = numbers_by_class(threshold)
 
     def pick_one(path: Path) -> None:
         tomogram = vox.read_volume(path)
-        with _progress(path.name) as progress:
+        with progress_bar(path.name) as progress:
             maps = vox.score_particles(tomogram, progress=progress, **options)
         picks = vox.find_particles(maps, threshold=thresholds, min_distance=min_distance)
         suffix = PICK_FORMATS[file_format.value if file_format else "relion5"]
@@ -166,7 +172,7 @@ def pick(
         target = _target(Path(plain_name(path)).stem, output, len(tomograms) > 1 or folder, suffix)
         _save_picks(target, picks, file_format)
 
-    _for_each(tomograms, pick_one)
+    for_each(tomograms, pick_one)
 
 
 @app.command()
@@ -177,15 +183,12 @@ def convert(
     file_format: Format = None,
 ) -> None:
     """Convert volumes (MRC, VASP, cube) or picks (STAR, copick, CSV, coords) between formats."""
-
-    def run(path: Path) -> None:
-        if kind_of(path) == "picks":
-            picks = _read_picks(path, volume)
+    with one_line_errors():
+        if kind_of(source) == "picks":
+            picks = _read_picks(source, volume)
             _save_picks(target, picks, file_format)
         else:
-            _save_volume(target, vox.read_volume(path))
-
-    _for_each([source], run)
+            _save_volume(target, vox.read_volume(source))
 
 
 @app.command()
@@ -194,47 +197,13 @@ def models(
 ) -> None:
     """List the models at hand, or show the card of one."""
     if name is not None:
-        _for_each([name], lambda name: out.print_json(_card(name).model_dump_json()))
+        with one_line_errors():
+            out.print_json(vox.load_model(name).card.model_dump_json())
         return
     table = Table("name", "task", "what it is")
     for card in vox.list_models():
         table.add_row(card.name, card.task, card.title)
     out.print(table)
-
-
-def _card(name: str) -> ModelCard:
-    return vox.load_model(name).card
-
-
-def _for_each(items: Iterable[Any], run: Callable[[Any], None]) -> None:
-    """Run on every item; print each failure as one line and exit with status 2 at the end."""
-    failed = False
-    for item in items:
-        try:
-            run(item)
-        except Vox3dError as error:
-            err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
-            failed = True
-    if failed:
-        raise typer.Exit(2)
-
-
-@contextmanager
-def _progress(title: str) -> Iterator[Callable[[int, int], None]]:
-    """Progress bar with time left on stderr, as the `progress` callback of the core functions."""
-    from rich.progress import (
-        BarColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
-
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
-               TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=err, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
 def _target(name: str, output: Path | None, several: bool, suffix: str) -> Path:
@@ -246,20 +215,6 @@ def _target(name: str, output: Path | None, several: bool, suffix: str) -> Path:
     folder = output or Path()
     folder.mkdir(parents=True, exist_ok=True)
     return folder / (name + suffix)
-
-
-def _thresholds(texts: list[str] | None) -> float | dict[str, float] | None:
-    if not texts:
-        return None
-    try:
-        if len(texts) == 1 and "=" not in texts[0]:
-            return float(texts[0])
-        pairs = [text.rsplit("=", 1) for text in texts]
-        return {label: float(value) for label, value in pairs}
-    except ValueError:
-        raise typer.BadParameter(
-            f"{' '.join(texts)!r}: give one number, or CLASS=NUMBER as often as needed."
-        ) from None
 
 
 def _save_picks(path: Path, picks: Picks, file_format: PickFormat | None) -> None:

@@ -19,6 +19,7 @@ from napari_vox3d.errors import ModelError
 
 Task = Literal["elf", "picking"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
 class _Entry(BaseModel):
@@ -104,7 +105,7 @@ class ModelCard(_Entry):
         `ModelCard.read` turns it into a `ModelError`.
     """
 
-    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", description="For scripts and files.")
+    name: str = Field(pattern=NAME, description="For scripts and files.")
     title: str = Field(min_length=1, description="For menus and tables.")
     task: Task
     default: bool = Field(default=False, description="Taken when a user names no model.")

@@ -1,0 +1,236 @@
+"""Commands of `vox3d` about training: train, train-elf, evaluate, networks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.networks.catalogue import ARCHITECTURES
+from napari_vox3d.terminal import (
+    Device,
+    err,
+    numbers_by_class,
+    one_line_errors,
+    out,
+    print_rows,
+    progress_bar,
+)
+from napari_vox3d.training.drafts import Draft, free_name
+from napari_vox3d.training.inputs import (
+    known_radii,
+    particle_classes,
+    read_examples,
+    read_true_elf,
+)
+
+if TYPE_CHECKING:
+    from napari_vox3d.models import ModelCard, ParticleClass
+    from napari_vox3d.training.inputs import Example
+
+
+def _networks(task: str) -> Any:
+    names = [entry.name for entry in ARCHITECTURES if entry.task == task]
+    return Enum(f"{task.title()}Network", {name: name for name in names}, type=str)
+
+
+PickingNetwork = _networks("picking")
+ELFNetwork = _networks("elf")
+Size = Enum("Size", {"small": "small", "large": "large"}, type=str)  # type: ignore[misc]
+
+SizeOption = Annotated[
+    Size, typer.Option(help="Small: for a laptop; large: for a machine with a graphics card.")
+]
+Minutes = Annotated[float, typer.Option(min=0.01, help="How long to train.")]
+Folder = Annotated[
+    Path | None,
+    typer.Option("--output", "-o", help="Folder of the new model. Default: among your models."),
+]
+Name = Annotated[
+    str | None, typer.Option(help="Name of the new model. Default: the folder's, or a free one.")
+]
+
+
+def train(
+    tomograms: Annotated[
+        list[Path], typer.Argument(help="Tomograms whose particles are known.", show_default=False)
+    ],
+    picks: Annotated[
+        list[Path],
+        typer.Option(
+            help="Pick file; repeat it for each tomogram in the same order, or give one file with "
+            "the picks of all. Unpicked places count as empty."
+        ),
+    ],
+    network: Annotated[
+        PickingNetwork | None, typer.Option(help="Begin with this network and random weights.")
+    ] = None,
+    size: SizeOption = Size.small,
+    base: Annotated[
+        str | None,
+        typer.Option(help="Begin with this model: name, folder or file. Default: default."),
+    ] = None,
+    radius: Annotated[
+        list[str] | None,
+        typer.Option(help="Radius in Å where the picks carry none, or CLASS=Å (repeat it)."),
+    ] = None,
+    minutes: Minutes = 10.0,
+    device: Device = "auto",
+    output: Folder = None,
+    name: Name = None,
+) -> None:
+    """Train a picker on tomograms with known particles.
+
+    Ctrl-C keeps what was learnt; the same command goes on from there.
+    """
+    if network is not None and base is not None:
+        raise typer.BadParameter("--base and --network: give one of them.")
+    radii = numbers_by_class(radius)
+    with one_line_errors():
+        draft = _draft(name, output, "my-picker")
+        start: dict[str, Any] = {"base": base or "default"}
+        known: list[ParticleClass] = []
+        if network is None:
+            known = vox.load_model(start["base"], task="picking").card.classes
+        else:
+            start = {"network": network.value, "size": size.value}
+        examples = read_examples(tomograms, picks)
+        classes = particle_classes(_radii(examples, known, radii), known)
+        _train(draft, vox.train_picker, examples, classes=classes, **start, minutes=minutes,
+               device=device)  # fmt: skip
+
+
+def train_elf(
+    elfs: Annotated[
+        list[Path],
+        typer.Argument(help="True ELFs with atoms: ELFCAR or cube files.", show_default=False),
+    ],
+    network: Annotated[ELFNetwork, typer.Option(help="Network to train.")] = ELFNetwork[
+        "flat-resnet"
+    ],
+    size: SizeOption = Size.small,
+    minutes: Minutes = 10.0,
+    device: Device = "auto",
+    output: Folder = None,
+    name: Name = None,
+) -> None:
+    """Train an ELF model on crystals whose true ELF is known.
+
+    Ctrl-C keeps what was learnt; the same command goes on from there.
+    """
+    with one_line_errors():
+        draft = _draft(name, output, "my-elf")
+        volumes = [read_true_elf(path) for path in elfs]
+        _train(draft, vox.train_elf, volumes, network=network.value, size=size.value,
+               minutes=minutes, device=device)  # fmt: skip
+
+
+def evaluate(
+    picks: Annotated[Path, typer.Argument(help="Picks to judge.")],
+    truth: Annotated[Path, typer.Argument(help="Picks that are known to be true.")],
+    radius: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Å within which a pick is right, or CLASS=Å (repeat it). Default: half the "
+            "radius that the true picks carry."
+        ),
+    ] = None,
+    beta: Annotated[float, typer.Option(help="Weight of recall in F; 4 for the CZII score.")] = 1.0,
+    volume: Annotated[
+        Path | None, typer.Option(help="Their tomogram, if the files need its voxel size or name.")
+    ] = None,
+) -> None:
+    """Compare picks with the truth: precision, recall and F of each class."""
+    radii = numbers_by_class(radius)
+    with one_line_errors():
+        tomogram = None if volume is None else vox.read_volume(volume)
+        found, true = (vox.read_picks(path, tomogram) for path in (picks, truth))
+        scores = vox.evaluate_picks(found, true, radius=radii, beta=beta)
+        rows: list[dict[str, Any]] = [
+            {
+                "class": label,
+                "precision": f"{score.precision:.3f}",
+                "recall": f"{score.recall:.3f}",
+                f"F{beta:g}": f"{score.f:.3f}",
+                "matched": score.matched,
+                "missed": score.true - score.matched,
+                "false": score.picked - score.matched,
+            }
+            for label, score in scores.classes.items()
+        ]
+        print_rows(rows)
+        out.print(f"mean F{beta:g} {scores.mean_f:.3f}", highlight=False)
+        if beta == 4:
+            out.print(f"CZII score {scores.weighted_f():.3f}", highlight=False)
+
+
+def networks() -> None:
+    """List the networks that can be trained."""
+    table = Table("name", "for", "network", "when to take it")
+    for entry in ARCHITECTURES:
+        table.add_row(entry.name, entry.task, entry.title, entry.about)
+    out.print(table)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "train-elf": train_elf,
+    "evaluate": evaluate,
+    "networks": networks,
+}
+
+
+def _draft(name: str | None, folder: Path | None, stem: str) -> Draft:
+    if name is None:
+        name = free_name(stem) if folder is None else folder.resolve().name
+    return Draft.named(name, folder)
+
+
+def _radii(
+    examples: list[Example], known: list[ParticleClass], given: float | dict[str, float] | None
+) -> dict[str, float | None]:
+    """Radius of each class: the one given for it, else what is known, else the one for all."""
+    radii = known_radii((picks for _, picks in examples), known)
+    if isinstance(given, dict):
+        unknown = given.keys() - radii.keys()
+        if unknown:
+            raise Vox3dError(
+                f"There are no picks of {', '.join(sorted(unknown))}; the classes are "
+                f"{', '.join(radii)}."
+            )
+        return {**radii, **given}
+    return {name: radius or given for name, radius in radii.items()}
+
+
+def _train(draft: Draft, function: Callable[..., vox.Model], *args: Any, **kwargs: Any) -> None:
+    if draft.checkpoint.exists():
+        err.print(f"Going on from {draft.checkpoint}.", highlight=False, soft_wrap=True)
+    try:
+        with progress_bar(f"Training {draft.name}") as bar:
+            model = draft.train(function, *args, progress=bar, on_step=bar.on_step, **kwargs)
+    except KeyboardInterrupt:
+        kept = draft.checkpoint.exists()
+        said = f"what was learnt is kept in {draft.checkpoint}; give the same command to go on"
+        err.print(f"Stopped; {said if kept else 'nothing had been learnt yet'}.",
+                  highlight=False, soft_wrap=True)  # fmt: skip
+        raise typer.Exit(130) from None
+    _print_result(model.card, draft)
+
+
+def _print_result(card: ModelCard, draft: Draft) -> None:
+    if card.classes:
+        print_rows([{"class": kind.name, "radius (Å)": kind.radius, "threshold": kind.threshold}
+                    for kind in card.classes])  # fmt: skip
+    for table in card.metrics:
+        print_rows(list(table.rows), table.data)
+    out.print(card.training, highlight=False)
+    listed = draft.folder == vox.models.user_folder() / draft.name
+    command = "pick" if card.task == "picking" else "elf"
+    use = f"vox3d {command} --model {draft.name if listed else draft.folder} …"
+    out.print(f"Saved in {draft.folder}. Use it: {use}", highlight=False, soft_wrap=True)
