@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
     from napari_vox3d.networks.backbones import HRNet, SOANet, UNet
     from napari_vox3d.networks.cells import Block
-    from napari_vox3d.networks.ckconv import CKConvND, ExponentialModulationND, fft_conv
+    from napari_vox3d.networks.ckconv import CartesianCKConv3d, CKConvND
     from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN
     from napari_vox3d.networks.flat_resnet import ELFPredictor, FlatResNet3D
+    from napari_vox3d.networks.fourier import fft_conv
+    from napari_vox3d.networks.kernels import ExponentialModulationND, FourierKernel, SirenKernel
     from napari_vox3d.networks.mdnc import AE3d, DecoderNet3d, EncoderNet3d, UNet3d
     from napari_vox3d.networks.pickers import DensePicker
 
@@ -28,19 +30,23 @@ _HOMES = {
     "UNet3d": "mdnc",
     "AE3d": "mdnc",
     "DecoderNet3d": "mdnc",
-    "ExponentialModulationND": "ckconv",
+    "ExponentialModulationND": "kernels",
+    "SirenKernel": "kernels",
+    "FourierKernel": "kernels",
     "CKConvND": "ckconv",
+    "CartesianCKConv3d": "ckconv",
     "Block": "cells",
     "UNet": "backbones",
     "HRNet": "backbones",
     "SOANet": "backbones",
 }
-_FUNCTIONS = {"fft_conv": "ckconv"}
+_FUNCTIONS = {"fft_conv": "fourier"}
 
 __all__ = [
     "AE3d",
     "Block",
     "CKConvND",
+    "CartesianCKConv3d",
     "CryoET3DCNN",
     "DecoderNet3d",
     "DensePicker",
@@ -48,8 +54,10 @@ __all__ = [
     "EncoderNet3d",
     "ExponentialModulationND",
     "FlatResNet3D",
+    "FourierKernel",
     "HRNet",
     "SOANet",
+    "SirenKernel",
     "UNet",
     "UNet3d",
     "build",
@@ -97,5 +105,6 @@ def build(name: str, **arguments: Any) -> nn.Module:
         )
     try:
         return network(**arguments)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ModelError(f"{name} cannot be built with {arguments}: {error}.") from error
+    except (AssertionError, TypeError, ValueError, RuntimeError) as error:
+        reason = str(error).rstrip(".")
+        raise ModelError(f"{name} cannot be built with {arguments}: {reason}.") from error
