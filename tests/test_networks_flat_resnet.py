@@ -7,13 +7,8 @@ import torch
 
 from napari_vox3d import networks
 from napari_vox3d.errors import Cancelled, ModelError
-from napari_vox3d.networks.flat_resnet import (
-    CircularConv3d,
-    ELFPredictor,
-    FlatResNet3D,
-    count_ticks,
-    in_slabs,
-)
+from napari_vox3d.networks.flat_resnet import ELFPredictor, FlatResNet3D
+from napari_vox3d.networks.slabs import CircularConv3d, count_ticks, in_slabs
 
 KEYS = Path(__file__).parent / "data" / "elfnet_state_dict.txt"
 SHAPES = [(7, 5, 9), (2, 3, 4), (1, 6, 3), (1, 1, 1), (11, 4, 2)]

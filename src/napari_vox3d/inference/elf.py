@@ -293,7 +293,7 @@ def _run(
 ) -> NDArray[np.float32]:
     """One pass over a whole cell, in slabs that become smaller until they fit."""
     from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
-    from napari_vox3d.networks.flat_resnet import count_ticks, in_slabs
+    from napari_vox3d.networks.slabs import count_ticks, in_slabs
 
     net: Any = getattr(network, "net", network)
     device, shape = inputs.device, inputs.shape[2:]

@@ -8,12 +8,8 @@ which is why a cell must not be cut into tiles; `in_slabs` bounds memory without
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from math import prod
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,146 +17,10 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from napari_vox3d.errors import ModelError
+from napari_vox3d.networks.slabs import CircularConv3d, slabs_of, thickness
 
 _REDUCTION = 16
 _FLAT_NAMES = ("flat_resnet", "flat", "flatresnet", "resnet", "flat_resnet3d")
-
-
-class _Slabs(NamedTuple):
-    layers: frozenset[nn.Module]
-    voxels: int
-    tick: Callable[[], None]
-
-
-# A context variable belongs to one thread: two predictions may share one network.
-_SLABS: ContextVar[_Slabs | None] = ContextVar("slabs", default=None)
-
-
-@contextmanager
-def in_slabs(
-    network: nn.Module, slab_voxels: int, tick: Callable[[], None] = lambda: None
-) -> Iterator[None]:
-    """Evaluate the circular convolutions of `network` slab by slab inside this context.
-
-    Each convolution runs along its first spatial axis in slabs with a periodic halo, so that its
-    padded copies and workspace stay small. The result is that of the plain pass up to float32
-    rounding. Gradients are off inside the context, which holds for the calling thread only.
-
-    Parameters
-    ----------
-    network
-        Any module that contains `CircularConv3d` layers.
-    slab_voxels
-        Largest number of voxels of one slab (over the batch); at least one plane is taken.
-    tick
-        Called when a convolution or a gate starts and after each slab, `count_ticks` times in a
-        pass. An exception it raises leaves the pass.
-    """
-    token = _SLABS.set(_Slabs(frozenset(network.modules()), slab_voxels, tick))
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        _SLABS.reset(token)
-
-
-def count_ticks(network: nn.Module, shape: Sequence[int], slab_voxels: int) -> int:
-    """Number of ticks that one pass over a grid makes inside `in_slabs`.
-
-    Parameters
-    ----------
-    network
-        A `FlatResNet3D` or `ELFPredictor`.
-    shape
-        (D, H, W) of the grid, or (B, D, H, W).
-    slab_voxels
-        As given to `in_slabs`.
-    """
-    *batch, depth, height, width = shape
-    slabs = -(-depth // _thickness(prod(batch) * height * width, slab_voxels))
-    kinds = Counter(type(layer) for layer in network.modules())
-    return kinds[CircularConv3d] * (slabs + 1) + kinds[SqueezeExcitation] + kinds[CBAM3D]
-
-
-def _slabs_of(layer: nn.Module) -> _Slabs | None:
-    """Report that `layer` starts, and say in which slabs it runs, if in any."""
-    if torch.compiler.is_compiling():
-        return None
-    slabs = _SLABS.get()
-    if slabs is None or layer not in slabs.layers:
-        return None
-    slabs.tick()
-    return slabs
-
-
-def _thickness(plane_voxels: int, slab_voxels: int) -> int:
-    return max(1, slab_voxels // plane_voxels)
-
-
-def _pad_periodically(x: Tensor, pads: Sequence[int]) -> Tensor:
-    """Repeat (B, C, D, H, W) periodically by `pads` voxels at both ends of D, H, W."""
-    if all(pad <= size for pad, size in zip(pads, x.shape[2:], strict=True)):
-        return F.pad(x, [pad for pad in reversed(pads) for _ in range(2)], mode="circular")
-    for axis, pad in enumerate(pads, start=2):  # a cell smaller than the halo repeats more often
-        x = _periodic_rows(x, axis, -pad, x.shape[axis] + pad)
-    return x
-
-
-def _periodic_rows(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
-    size, pieces = x.shape[axis], []
-    while start < stop:  # joined slices: index_select is many times slower along an inner axis
-        first = start % size
-        count = min(stop - start, size - first)
-        pieces.append(x.narrow(axis, first, count))
-        start += count
-    return torch.cat(pieces, axis)
-
-
-class CircularConv3d(nn.Conv3d):
-    """Convolution of one period: (B, in, D, H, W) to (B, out, D, H, W), without bias.
-
-    Any grid works, also one smaller than the kernel. Inside `in_slabs` it is evaluated in slabs.
-
-    Parameters
-    ----------
-    in_channels, out_channels
-        Number of channels.
-    kernel_size
-        Odd edge length in voxels.
-
-    Raises
-    ------
-    ModelError
-        If `kernel_size` is even.
-    """
-
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
-        if kernel_size % 2 == 0:
-            raise ModelError(f"A circular convolution needs an odd kernel, not {kernel_size}.")
-        super().__init__(in_channels, out_channels, kernel_size, bias=False)
-        self.halo = (kernel_size - 1) // 2
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Convolve one period."""
-        slabs = _slabs_of(self)
-        if slabs is not None:
-            return self._forward_in_slabs(x, slabs)
-        return super().forward(_pad_periodically(x, [self.halo] * 3))
-
-    def _forward_in_slabs(self, x: Tensor, slabs: _Slabs) -> Tensor:
-        batch, _, depth, height, width = x.shape
-        thickness = _thickness(batch * height * width, slabs.voxels)
-        out = None
-        for start in range(0, depth, thickness):
-            stop = min(start + thickness, depth)
-            slab = _periodic_rows(x, 2, start - self.halo, stop + self.halo)
-            part = super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
-            if out is None:  # only the first slab tells the type under autocast
-                out = part.new_empty((batch, self.out_channels, depth, height, width))
-            out[:, :, start:stop] = part
-            slabs.tick()
-        assert out is not None
-        return out
 
 
 class SqueezeExcitation(nn.Module):
@@ -178,8 +38,12 @@ class SqueezeExcitation(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate (B, C, D, H, W)."""
-        _slabs_of(self)
+        slabs_of(self)
         return x * self.excitation(x.mean((2, 3, 4)))[:, :, None, None, None]
+
+    def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
+        """One at the start."""
+        return 1
 
 
 class ResidualBlock(nn.Module):
@@ -246,9 +110,13 @@ class CBAM3D(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Gate (B, C, D, H, W)."""
-        _slabs_of(self)
+        slabs_of(self)
         x = x * self.ca(x)
         return x * self.sa(x)
+
+    def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
+        """One at the start; its convolution makes its own."""
+        return 1
 
 
 class FlatResNet3D(nn.Module):
@@ -325,7 +193,7 @@ class FlatResNet3D(nn.Module):
     @torch.no_grad()
     def balance_inputs(self, deviation: Tensor) -> None:
         """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
-        self.stem[0].weight /= deviation[None, :, None, None, None]
+        self.stem.get_parameter("0.weight").div_(deviation[None, :, None, None, None])
 
     def peak_bytes(self, shape: Sequence[int], slab_voxels: int | None = None) -> int:
         """Estimate the memory that a float32 pass without gradients needs beside the weights.
@@ -348,8 +216,8 @@ class FlatResNet3D(nn.Module):
         """
         *batch, depth, height, width = shape
         plane = prod(batch) * height * width
-        thickness = depth if slab_voxels is None else min(depth, _thickness(plane, slab_voxels))
-        padded = prod(batch) * prod(n + self.kernel - 1 for n in (thickness, height, width))
+        planes = depth if slab_voxels is None else min(depth, thickness(plane, slab_voxels))
+        padded = prod(batch) * prod(n + self.kernel - 1 for n in (planes, height, width))
         copies = 2 if slab_voxels is None else 5
         return 4 * self.base * (4 * plane * depth + copies * padded)
 

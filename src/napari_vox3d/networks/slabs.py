@@ -1,0 +1,170 @@
+"""Layers for whole unit cells, evaluated piece by piece where memory or patience is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from math import prod
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_vox3d.errors import ModelError
+
+
+class Slabs(NamedTuple):
+    """How the layers of a network are evaluated in a context of `in_slabs`."""
+
+    layers: frozenset[nn.Module]
+    voxels: int
+    tick: Callable[[], None]
+
+
+# A context variable belongs to one thread: two predictions may share one network.
+_SLABS: ContextVar[Slabs | None] = ContextVar("slabs", default=None)
+
+
+@contextmanager
+def in_slabs(
+    network: nn.Module, slab_voxels: int, tick: Callable[[], None] = lambda: None
+) -> Iterator[None]:
+    """Evaluate the convolutions of `network` piece by piece inside this context.
+
+    A `CircularConv3d` runs along its first spatial axis in slabs with a periodic halo, a continuous
+    convolution in groups of channels, so that padded copies, spectra and workspace stay small. The
+    result is that of the plain pass up to float32 rounding. Gradients are off inside the context,
+    which holds for the calling thread only.
+
+    Parameters
+    ----------
+    network
+        Any module; layers with a `ticks` method take part.
+    slab_voxels
+        Largest number of voxels of one slab (over the batch); at least one plane is taken.
+    tick
+        Called when a layer that takes part starts and after each of its pieces, `count_ticks`
+        times in a pass. An exception it raises leaves the pass.
+    """
+    token = _SLABS.set(Slabs(frozenset(network.modules()), slab_voxels, tick))
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        _SLABS.reset(token)
+
+
+@runtime_checkable
+class Ticking(Protocol):
+    """A layer that reports to `in_slabs`."""
+
+    def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
+        """Number of ticks that it makes on a (B, D, H, W) grid."""
+
+
+def count_ticks(network: nn.Module, shape: Sequence[int], slab_voxels: int) -> int:
+    """Number of ticks that one pass over a grid makes inside `in_slabs`.
+
+    Parameters
+    ----------
+    network
+        Any module.
+    shape
+        (D, H, W) of the grid, or (B, D, H, W).
+    slab_voxels
+        As given to `in_slabs`.
+    """
+    *batch, depth, height, width = shape
+    full = (prod(batch), depth, height, width)
+    return sum(
+        layer.ticks(full, slab_voxels) for layer in network.modules() if isinstance(layer, Ticking)
+    )
+
+
+def slabs_of(layer: nn.Module) -> Slabs | None:
+    """Report that `layer` starts, and say in which slabs it runs, if in any."""
+    if torch.compiler.is_compiling():
+        return None
+    slabs = _SLABS.get()
+    if slabs is None or layer not in slabs.layers:
+        return None
+    slabs.tick()
+    return slabs
+
+
+def thickness(plane_voxels: int, slab_voxels: int) -> int:
+    """Number of planes in a slab."""
+    return max(1, slab_voxels // plane_voxels)
+
+
+def _pad_periodically(x: Tensor, pads: Sequence[int]) -> Tensor:
+    """Repeat (B, C, D, H, W) periodically by `pads` voxels at both ends of D, H, W."""
+    if all(pad <= size for pad, size in zip(pads, x.shape[2:], strict=True)):
+        return F.pad(x, [pad for pad in reversed(pads) for _ in range(2)], mode="circular")
+    for axis, pad in enumerate(pads, start=2):  # a cell smaller than the halo repeats more often
+        x = _periodic_rows(x, axis, -pad, x.shape[axis] + pad)
+    return x
+
+
+def _periodic_rows(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+    size, pieces = x.shape[axis], []
+    while start < stop:  # joined slices: index_select is many times slower along an inner axis
+        first = start % size
+        count = min(stop - start, size - first)
+        pieces.append(x.narrow(axis, first, count))
+        start += count
+    return torch.cat(pieces, axis)
+
+
+class CircularConv3d(nn.Conv3d):
+    """Convolution of one period: (B, in, D, H, W) to (B, out, D, H, W), without bias.
+
+    Any grid works, also one smaller than the kernel. Inside `in_slabs` it is evaluated in slabs.
+
+    Parameters
+    ----------
+    in_channels, out_channels
+        Number of channels.
+    kernel_size
+        Odd edge length in voxels.
+
+    Raises
+    ------
+    ModelError
+        If `kernel_size` is even.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+        if kernel_size % 2 == 0:
+            raise ModelError(f"A circular convolution needs an odd kernel, not {kernel_size}.")
+        super().__init__(in_channels, out_channels, kernel_size, bias=False)
+        self.halo = (kernel_size - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Convolve one period."""
+        slabs = slabs_of(self)
+        if slabs is not None:
+            return self._forward_in_slabs(x, slabs)
+        return super().forward(_pad_periodically(x, [self.halo] * 3))
+
+    def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
+        """One at the start and one for each slab."""
+        batch, depth, height, width = shape
+        return 1 - (-depth // thickness(batch * height * width, slab_voxels))
+
+    def _forward_in_slabs(self, x: Tensor, slabs: Slabs) -> Tensor:
+        batch, _, depth, height, width = x.shape
+        step = thickness(batch * height * width, slabs.voxels)
+        out = None
+        for start in range(0, depth, step):
+            stop = min(start + step, depth)
+            slab = _periodic_rows(x, 2, start - self.halo, stop + self.halo)
+            part = super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
+            if out is None:  # only the first slab tells the type under autocast
+                out = part.new_empty((batch, self.out_channels, depth, height, width))
+            out[:, :, start:stop] = part
+            slabs.tick()
+        assert out is not None
+        return out
