@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from napari_vox3d.networks import mdnc
+
 _MDNC = ("ConvModern", "EncoderNet", "UNet", "AE", "DecoderNet")
 _NVSUBQ = ("ExponentialModulationND", "CKConvND")
 
@@ -37,6 +39,18 @@ def _family(config: dict[str, Any]) -> Any:
 
 class _Convolutional:
     """EncoderNet and its family (MDNC)."""
+
+    @staticmethod
+    def build(config: dict[str, Any], state: dict[str, Tensor]) -> torch.nn.Module:
+        module = getattr(mdnc, config["cls"])(**config["kwargs"])
+        module.load_state_dict(state)
+        return module
+
+    @staticmethod
+    def run(
+        module: torch.nn.Module, config: dict[str, Any], inputs: dict[str, Tensor]
+    ) -> list[Tensor]:
+        return [module(inputs["x"])]
 
 
 class _Continuous:
