@@ -8,16 +8,15 @@ longer sum to one: softmax(QKᵀ)V runs as fused attention, and bias·V is added
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
 from itertools import product
 from math import prod
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_vox3d.errors import ModelError
+from napari_vox3d.networks.cell_options import CellOptions
 from napari_vox3d.networks.layers import ReflectConv3d
 from napari_vox3d.networks.tokens import (
     Cutting,
@@ -29,90 +28,6 @@ from napari_vox3d.networks.tokens import (
     smaller,
     to_tokens,
 )
-
-
-@dataclass(frozen=True)
-class CellOptions:
-    """How the cells of a block are built; every value can come from JSON.
-
-    Parameters
-    ----------
-    window, patch
-        (D, H, W) in voxels. T and V cells use no patch, T and C cells no window.
-    heads
-        Attention heads.
-    mixer_ratio
-        Hidden width of a mixer, times its output width.
-    mixer
-        ``"conv"``, or ``"lin"``: linear layers on flattened patches (not in T and C cells).
-    attention
-        How queries, keys and values are made: ``"conv"``, or ``"lin"`` on flattened patches (L and
-        G cells only).
-    cosine
-        Scores are cosines of queries and keys, instead of scaled products.
-    normalise_qk
-        Standardise queries and keys along their features before a scaled product.
-    position_bias
-        Learn a bias per relative position (not in T cells).
-    attention_dropout
-        Probability of dropping an attention weight in training.
-    drop_path
-        Probability of leaving out a branch of a sample in training.
-    output_projection
-        Convolve the result of the attention.
-    norm, activation
-        See `layers.normalisation` and `layers.activation`.
-    causal
-        In T cells, a plane attends to itself and the planes before it.
-    """
-
-    window: Size = (1, 16, 16)
-    patch: Size = (1, 2, 2)
-    heads: int = 16
-    mixer_ratio: float = 4.0
-    mixer: str = "conv"
-    attention: str = "conv"
-    cosine: bool = True
-    normalise_qk: bool = True
-    position_bias: bool = True
-    attention_dropout: float = 0.0
-    drop_path: float = 0.1
-    output_projection: bool = True
-    norm: str = "instance2d"
-    activation: str = "prelu"
-    causal: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("window", "patch"):
-            size = tuple(getattr(self, name))
-            if len(size) != 3 or min(size) < 1:
-                raise ModelError(f"A {name} is (D, H, W) in voxels, not {size}.")
-            object.__setattr__(self, name, size)
-        for name in ("mixer", "attention"):
-            if getattr(self, name) not in ("conv", "lin"):
-                raise ModelError(f"{name} is 'conv' or 'lin', not {getattr(self, name)!r}.")
-        for name in ("attention_dropout", "drop_path"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise ModelError(f"{name} is a probability, not {getattr(self, name)}.")
-        if self.heads < 1:
-            raise ModelError(f"Attention needs at least one head, not {self.heads}.")
-
-    @classmethod
-    def of(cls, **options: Any) -> CellOptions:
-        """Options by name.
-
-        Raises
-        ------
-        ModelError
-            If there is no such option or a value is not possible.
-        """
-        known = [field.name for field in fields(cls)]
-        unknown = sorted(set(options) - set(known))
-        if unknown:
-            raise ModelError(
-                f"Cells have no option {', '.join(unknown)}; they take {', '.join(known)}."
-            )
-        return cls(**options)
 
 
 def attend(
@@ -343,9 +258,11 @@ class GridAttention(Attention):
     def mix(self, x: Tensor) -> Tensor:
         """The attention itself, before the output projection."""
         grid = self.cutting.grid(x.shape[2:])
-        tokens = [self._heads(made, x, grid) for made in (self.query, self.key, self.value)]
-        bias = None if self.bias is None else self.bias(tokens[0].shape[2])
-        out = attend(*tokens, self.options, bias=bias, training=self.training)
+        query, key, value = (
+            self._heads(made, x, grid) for made in (self.query, self.key, self.value)
+        )
+        bias = None if self.bias is None else self.bias(value.shape[2])
+        out = attend(query, key, value, self.options, bias=bias, training=self.training)
         return from_tokens(out.transpose(1, 2).flatten(2), grid, self.cutting.across)
 
     def by_patch(self, layer: nn.Module, x: Tensor) -> Tensor:
@@ -424,9 +341,9 @@ class SwinAttention(Attention):
         for group in product(*axes):
             here = (slice(None), *(axis.windows for axis in group))
             mask = same_region([axis.regions for axis in group], x.device)
-            heads = [split_heads(t[here].flatten(0, 3), self.heads) for t in (query, key, value)]
+            q, k, v = (split_heads(t[here].flatten(0, 3), self.heads) for t in (query, key, value))
             seen = bias if bias is None or mask is None else bias.masked_fill(~mask, 0)
-            part = attend(*heads, self.options, bias=seen, mask=mask, training=self.training)
+            part = attend(q, k, v, self.options, bias=seen, mask=mask, training=self.training)
             out[here] = part.transpose(1, 2).reshape(out[here].shape)
         whole = from_tokens(out.flatten(0, 3), grid, False).roll(shift, (2, 3, 4))
         return whole[:, :, : size[0], : size[1], : size[2]]

@@ -14,11 +14,11 @@ from torch import Tensor, nn
 from napari_vox3d.errors import ModelError
 from napari_vox3d.networks.attention import (
     Attention,
-    CellOptions,
     GridAttention,
     SwinAttention,
     TemporalAttention,
 )
+from napari_vox3d.networks.cell_options import CellOptions
 from napari_vox3d.networks.layers import DropPath, ReflectConv3d, activation, normalisation
 from napari_vox3d.networks.tokens import Cutting
 
@@ -98,7 +98,7 @@ def parse_cells(cells: str) -> list[CellKind]:
 def _parse_cell(pair: str, cells: str) -> CellKind:
     if pair in _EXACT:
         return _EXACT[pair]
-    letter, digit = pair
+    letter, digit = pair[0], pair[1]
     if letter not in _FREE:
         raise UnknownCellError(
             f"Unknown cell {pair!r} in block {cells!r}; choose T1, L1, L3, G1, G3, "
@@ -250,7 +250,8 @@ class Cell(nn.Module):
         if not parallel:
             self.norm2 = normalisation(options.norm, out_channels, shape)
         if options.mixer == "lin" and kind.attention not in ("temporal", "conv"):
-            voxels = self.attention.patch_voxels  # type: ignore[union-attr]
+            assert isinstance(self.attention, Attention)
+            voxels = self.attention.patch_voxels
             self.mixer: nn.Module = _PatchMixer(mixed, out_channels, voxels, options)
         else:
             self.mixer = _ConvMixer(mixed, out_channels, options)
@@ -267,8 +268,8 @@ class Cell(nn.Module):
         return mixed if isinstance(self.mixer, _PatchMixer) else y + mixed
 
     def _mix(self, x: Tensor) -> Tensor:
-        if isinstance(self.mixer, _PatchMixer):
-            return self.attention.by_patch(self.mixer, x)  # type: ignore[union-attr,operator]
+        if isinstance(self.mixer, _PatchMixer) and isinstance(self.attention, Attention):
+            return self.attention.by_patch(self.mixer, x)
         return self.mixer(x)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from math import prod
@@ -76,21 +76,32 @@ class Cutting:
 
     @classmethod
     def of(
-        cls,
-        reach: str,
-        depth: bool,
-        window: Size,
-        patch: Size,
-        shape: Sequence[int] | None,
+        cls, reach: str, depth: bool, window: Size, patch: Size, shape: Sequence[int] | None
     ) -> Cutting:
-        """Count the windows on maps of `shape`; ``"global"`` ones in planes have half the size."""
-        if reach == "local":
-            return cls(reach, depth, window, patch, None)
+        """Fit windows and patches to maps of `shape`, keeping about their sizes.
+
+        As many whole windows as a map holds are stretched over it, and so are the patches over a
+        window. ``"global"`` windows in planes have half the size.
+
+        Raises
+        ------
+        ModelError
+            If `shape` is missing where the number of windows is fixed.
+        """
         if shape is None:
+            if reach == "local":
+                return cls(reach, depth, window, patch, None)
             raise ModelError("G and V cells have a fixed number of windows: give shape=(D, H, W).")
         parts = 2 if reach == "global" and not depth else 1
-        d, h, w = (max(a // b, 1) * parts for a, b in zip(shape, window, strict=True))
-        return cls(reach, depth, window, patch, (d if depth else 1, h, w))
+        counts, windows, patches = [], [], []
+        for size, width, piece in zip(shape, window, patch, strict=True):
+            windows.append(max(size // (max(size // width, 1) * parts), 1))
+            patches.append(max(windows[-1] // max(width // piece // parts, 1), 1))
+            counts.append(size // windows[-1])
+        if not depth:
+            counts[0] = 1
+        fixed = None if reach == "local" else _size(counts)
+        return cls(reach, depth, _size(windows), _size(patches), fixed)
 
     @property
     def across(self) -> bool:
@@ -120,18 +131,24 @@ class Cutting:
 
 
 def smaller(one: Sequence[int], other: Sequence[int]) -> Size:
-    d, h, w = map(min, one, other)
+    """The smaller of two sizes, axis by axis."""
+    return _size(map(min, one, other))
+
+
+def _size(numbers: Iterable[int]) -> Size:
+    d, h, w = numbers
     return d, h, w
 
 
 def _parts(whole: Sequence[int], part: Sequence[int], what: str, parts: str) -> Size:
     if any(a % b for a, b in zip(whole, part, strict=True)):
         raise ModelError(f"{what} cannot be cut into {parts} {tuple(part)}.")
-    d, h, w = (a // b for a, b in zip(whole, part, strict=True))
-    return d, h, w
+    return _size(a // b for a, b in zip(whole, part, strict=True))
 
 
 class LikeWindows(NamedTuple):
+    """Neighbouring windows along one axis, and the region of each of the voxels in them."""
+
     windows: slice
     regions: tuple[int, ...]
 
