@@ -6,6 +6,7 @@ A vector is a safetensors file with ``state/<key>``, ``in/<name>`` and ``out/<na
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Sequence
 from typing import Any, ClassVar
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from napari_vox3d.networks import CKConvND, ExponentialModulationND, fft_conv, mdnc
+from napari_vox3d.networks.backbones import HRNet, SOANet, UNet
 from napari_vox3d.networks.cell_options import CellOptions
 from napari_vox3d.networks.cells import Block, Cell, CellKind
 from napari_vox3d.networks.resampling import DownSample2x, UpSample2x
@@ -167,6 +169,7 @@ class _Attention:
         "conv2d": CellKind("conv"),
         "conv3d": CellKind("conv", depth=True),
     }
+    WINDOWS = r"(\w+) image size .* windows size (\[.*?\]) - patch size (\[.*?\])"
     RENAMED: ClassVar = (
         (r"\.(conv|linear|bn|ln)\.(\w+)$", r".\2"),
         (r"\bblock\.[DU]2_(\d+)\.conv\.", r"convs.\1."),
@@ -179,6 +182,10 @@ class _Attention:
         (r"\binput_proj\.", "project."),
         (r"\bn([12])\.", r"norm\1."),
         (r"\bmlp\.", "mixer."),
+        (r"^(D\d|bridge|U\d|B\d\d|output_B\d)\.", r"blocks.\1."),
+        (r"^(down|up)_", r"samplers.\1_"),
+        (r"^(attention_\d)\.conv_x\.", r"gates.\1.skip."),
+        (r"^(attention_\d)\.conv_", r"gates.\1."),
     )
 
     @staticmethod
@@ -189,7 +196,12 @@ class _Attention:
             "Parallel_Cell": _Attention._cell,
             "DownSample": _Attention._sampler,
             "UpSample": _Attention._sampler,
+            "Unet": _Attention._unet,
+            "HRnet": _Attention._hrnet,
+            "SOAnet": _Attention._soanet,
         }
+        if config["cls"] == "SOAnet":
+            state = _Attention._by_stage(state)
         return _Attention.load(make[config["cls"]](config), state)
 
     @staticmethod
@@ -241,6 +253,69 @@ class _Attention:
             return DownSample2x(*sizes, method="patch_merge", depth=depth)
         method = "nearest" if config.get("method") == "NN" else "linear"
         return UpSample2x(*sizes, method=method, depth=depth)
+
+    @staticmethod
+    def _unet(config: dict[str, Any]) -> torch.nn.Module:
+        levels = config["overrides"].get("num_resolution_levels", 2)
+        gates = config["overrides"].get("use_unet_attention", True)
+        arguments = _Attention._backbone_arguments(config, levels, bridge=True)
+        return UNet(**arguments, levels=levels, attention_gates=gates)
+
+    @staticmethod
+    def _hrnet(config: dict[str, Any]) -> torch.nn.Module:
+        levels = config["overrides"].get("num_resolution_levels", 2)
+        return HRNet(**_Attention._backbone_arguments(config, levels), levels=levels)
+
+    @staticmethod
+    def _soanet(config: dict[str, Any]) -> torch.nn.Module:
+        stages = config["overrides"].get("num_stages", 2)
+        arguments = _Attention._backbone_arguments(config, stages)
+        arguments.pop("upsampler")
+        downsample = config["overrides"].get("downsample", True)
+        return SOANet(**arguments, stages=stages, downsample=downsample)
+
+    @staticmethod
+    def _by_stage(state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """State of a stack whose layers have the names of our blocks and samplers.
+
+        Down-samplers are layers there, and the last one is listed a second time.
+        """
+        layers = [key for key in state if key.startswith("layers.")]
+        numbers = {
+            kind: sorted({int(key.split(".")[1]) for key in layers if kind in key})
+            for kind in (".block.cell_", ".block.D2_")
+        }
+        stages, downs = numbers.values()
+        names = {f"layers.{n}.": f"blocks.Stage{i}." for i, n in enumerate(stages)}
+        names |= {f"layers.{n}.": f"down_{i}." for i, n in enumerate(downs)}
+        starts = {key: key[: key.index(".block.") + 1] for key in layers}
+        return {names[starts[key]] + key.removeprefix(starts[key]): state[key] for key in layers}
+
+    @staticmethod
+    def _backbone_arguments(
+        config: dict[str, Any], levels: int, bridge: bool = False
+    ) -> dict[str, Any]:
+        """What the backbones have in common; windows as the original logged them."""
+        overrides = config["overrides"]
+        strings = overrides.get("block_str", ["T1L1G1"])
+        last = [strings[-1]] if bridge else []
+        windows = {}
+        for line in config["window_log"]:
+            place, window, patch = re.match(_Attention.WINDOWS, line).groups()
+            windows[re.sub(r"^output_B?", "output_B", place)] = [
+                _Attention.depth_first(json.loads(size)) for size in (window, patch)
+            ]
+        nearest = overrides.get("block__cell__upsample_method") == "NN"
+        return {
+            "in_channels": config["C_in"],
+            "shape": _Attention.shape(config),
+            "channels": overrides.get("num_of_channels", 32),
+            "blocks": strings[:levels] + last,
+            "downsampler": "patch_merge",
+            "upsampler": "nearest" if nearest else "linear",
+            "windows": windows,
+            **_Attention.block_options(overrides, "".join(strings)),
+        }
 
     @staticmethod
     def shape(config: dict[str, Any]) -> tuple[int, int, int]:

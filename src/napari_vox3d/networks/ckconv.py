@@ -15,7 +15,6 @@ from napari_vox3d.networks.fourier import (
     add_shortcut,
     apply_spectrum,
     axis_paddings,
-    centred_spectrum,
     fft_conv,
     in_chunks,
 )
@@ -26,6 +25,10 @@ from napari_vox3d.networks.kernels import (
     coordinate_grid,
     make_kernel,
 )
+
+_Cell = tuple[tuple[float, ...], ...]
+_Shape = tuple[int, int, int]
+_KEPT_BYTES = 2**26  # of a spectrum per layer
 
 __all__ = [
     "CKConvND",
@@ -149,7 +152,9 @@ class CartesianCKConv3d(nn.Module):
       repeated result, and an isotropic kernel the same result in every orientation;
     * with a finer grid the result converges.
 
-    The lattice takes no gradient. Evaluated in float32 under autocast too.
+    The lattice takes no gradient. Evaluated in float32 under autocast too. Which points are within
+    reach depends on the values of the lattice, so `torch.export` cannot trace it; `torch.compile`
+    leaves the spectrum of the kernel to plain PyTorch.
 
     Parameters
     ----------
@@ -187,6 +192,7 @@ class CartesianCKConv3d(nn.Module):
         super().__init__()
         if not reach > 0:
             raise ValueError(f"The reach of a kernel is a positive number of Å, not {reach}.")
+        self._kept: tuple[Any, Tensor] | None = None
         self.channels, self.reach, self.isotropic, self.chunk = channels, reach, isotropic, chunk
         self.kernel = make_kernel(
             kernel,
@@ -218,27 +224,55 @@ class CartesianCKConv3d(nn.Module):
         ValueError
             If the shapes do not fit or a cell has no volume.
         """
-        shape = tuple(x.shape[2:])
-        kernel = self.kernel_on_grid(lattice, shape)
+        if x.ndim != 5 or x.shape[1] != self.channels:
+            raise ValueError(f"Expected (B, {self.channels}, D, H, W), not {tuple(x.shape)}.")
+        if lattice.shape[1:] != (3, 3) or len(lattice) not in (1, len(x)):
+            raise ValueError(
+                f"A lattice of shape {tuple(lattice.shape)} does not fit {len(x)} cells; give "
+                f"(1, 3, 3) or ({len(x)}, 3, 3)."
+            )
+        shape = (x.shape[2], x.shape[3], x.shape[4])
 
-        def convolve(part: Tensor, kernel_part: Tensor) -> Tensor:
-            return apply_spectrum(part, centred_spectrum(kernel_part, shape, (0, 0, 0)), shape)
+        def convolve(part: Tensor, spectrum: Tensor) -> Tensor:
+            return apply_spectrum(part, spectrum, shape)
 
-        return add_shortcut(in_chunks(convolve, x, kernel, self.chunk), x, self.shortcut)
+        y = in_chunks(convolve, x, self._spectrum(lattice, shape), self.chunk)
+        return add_shortcut(y, x, self.shortcut)
 
-    def kernel_on_grid(self, lattice: Tensor, shape: Sequence[int]) -> Tensor:
-        """Kernel (1 or B, C, D, H, W) of one period, centred on voxel 0, times the voxel volume."""
+    def train(self, mode: bool = True) -> CartesianCKConv3d:
+        """Set the mode and forget the kept spectrum."""
+        self._kept = None
+        return super().train(mode)
+
+    @torch.compiler.disable
+    def _spectrum(self, lattice: Tensor, shape: _Shape) -> Tensor:
+        """Half spectrum of the kernel; the last small one is kept while nothing is trained."""
         cells = [tuple(map(tuple, cell)) for cell in lattice.detach().double().tolist()]
         if len(set(cells)) == 1:
             cells = cells[:1]
-        return torch.stack([self._fold(cell, tuple(shape)) for cell in cells])
+        if self.training or torch.is_grad_enabled() or self.shortcut.is_inference():
+            return self._fresh_spectrum(cells, shape)
+        key = (cells, shape, [(p.data_ptr(), p._version) for p in self.parameters()])
+        kept = self._kept  # read once: two threads may share a network
+        if kept is not None and kept[0] == key:
+            return kept[1]
+        spectrum = self._fresh_spectrum(cells, shape)
+        if spectrum.nbytes <= _KEPT_BYTES:
+            self._kept = (key, spectrum)
+        return spectrum
 
-    def _fold(self, cell: _Cell, shape: tuple[int, ...]) -> Tensor:
+    def _fresh_spectrum(self, cells: list[_Cell], shape: _Shape) -> Tensor:
+        kernels = [self._kernel(cell, shape) for cell in cells]
+        kernel = torch.stack(kernels) if len(kernels) > 1 else kernels[0][None]
+        return torch.fft.rfftn(kernel, dim=(2, 3, 4))
+
+    def _kernel(self, cell: _Cell, shape: _Shape) -> Tensor:
+        """(C, D, H, W): sum over all periods, centred on voxel 0, times the voxel volume."""
         near = _neighbourhood(cell, shape, self.reach, self.isotropic).to(self.shortcut.device)
         with torch.autocast(near.coordinates.device.type, enabled=False):
             values = self._values(near)
-        voxels = values.new_zeros(prod(shape), self.channels)
-        return voxels.index_add(0, near.voxel, values[near.which]).T.unflatten(1, shape)
+        voxels = values.new_zeros(self.channels, prod(shape))
+        return voxels.index_add_(1, near.voxel, values.T[:, near.which]).unflatten(1, shape)
 
     def _values(self, near: _Neighbourhood) -> Tensor:
         """(P, C): kernel at each distinct displacement, times the voxel volume."""
@@ -251,9 +285,6 @@ class CartesianCKConv3d(nn.Module):
         u = (torch.arange(512, device=self.shortcut.device)[:, None] + 0.5) / 512
         shells = (4 * pi * self.reach**3 / 512) * u**2 * _taper(u)
         return self.mask(u, shells.expand(-1, self.channels)).sum(0)
-
-
-_Cell = tuple[tuple[float, ...], ...]
 
 
 class _Neighbourhood(NamedTuple):
@@ -279,12 +310,10 @@ class _Neighbourhood(NamedTuple):
 
 @lru_cache(maxsize=16)  # the layers of a network ask for the same one
 @torch.inference_mode(False)  # what inference computed must serve training too
-def _neighbourhood(
-    cell: _Cell, shape: tuple[int, ...], reach: float, isotropic: bool
-) -> _Neighbourhood:
+def _neighbourhood(cell: _Cell, shape: _Shape, reach: float, isotropic: bool) -> _Neighbourhood:
     lattice = torch.tensor(cell, dtype=torch.float64)
-    volume = float(torch.linalg.det(lattice).abs()) if lattice.shape == (3, 3) else 0.0
-    if not volume > 0:
+    volume = float(torch.linalg.det(lattice).abs())
+    if not volume > 1e-6 * float(lattice.norm(dim=1).prod()):
         raise ValueError(f"A lattice is three vectors that span a volume, not {cell}.")
     sizes = torch.tensor(shape)
     # |fraction along an axis| of a point in the sphere is at most reach * |reciprocal vector|
@@ -297,10 +326,8 @@ def _neighbourhood(
     voxel = ((steps % sizes) * strides).sum(1)
     coordinates, which = displacement / reach, torch.arange(len(steps))
     if isotropic:  # equal distances but for rounding are one
-        keys, which = (
-            (coordinates.norm(dim=1, keepdim=True) * 1e7).round().unique(return_inverse=True, dim=0)
-        )
-        coordinates = keys / 1e7
+        keys, which = (coordinates.norm(dim=1) * 1e7).round().unique(return_inverse=True)
+        coordinates = keys[:, None] / 1e7
     return _Neighbourhood(coordinates.float(), which, voxel, volume / prod(shape))
 
 

@@ -21,7 +21,7 @@ def axis_paddings(padding: Padding, dims: int) -> tuple[str, ...]:
         If `padding` is not a known word or a sequence of one such word per axis; words may be in
         capitals and have spaces around them. ``"causal"`` is for one axis, and not in a sequence.
     """
-    known = ("zero", "circular")
+    known: tuple[str, ...] = ("zero", "circular")
     if isinstance(padding, str):
         if dims == 1:
             known += ("causal",)
