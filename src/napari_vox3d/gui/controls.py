@@ -1,4 +1,4 @@
-"""Controls that both dock widgets have: the model, and the device it runs on."""
+"""Controls that several dock widgets have: the model, and the device it runs on."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
-from magicgui.widgets import ComboBox
+from magicgui.widgets import ComboBox, FloatSpinBox
+from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
 from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
 
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
     from napari_vox3d.models import ModelCard, Task
 
+OPEN_FIRST = "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -38,6 +41,21 @@ def choose(menu: ComboBox, value: Any) -> None:
     """Set a drop-down to `value` if it is among its choices."""
     if value in menu.choices:
         menu.value = value
+
+
+def voxel_size_box() -> FloatSpinBox:
+    """Make a box for the voxel size that a file lacks; 0 is unknown."""
+    box = FloatSpinBox(
+        min=0,
+        max=1000,
+        step=0.1,
+        tooltip="The file does not say how large a voxel is, and models find particles of "
+        "the size they know. What you type here goes to the layer.",
+    )
+    box.native.setSpecialValueText("unknown: please set it")
+    box.native.setSuffix(" Å")
+    box.native.setKeyboardTracking(False)
+    return box
 
 
 def note() -> QLabel:
@@ -65,17 +83,13 @@ class ModelChoice(QWidget):
         Name of the model to start with, if it is still there.
     """
 
+    _open: ClassVar[WeakSet[ModelChoice]] = WeakSet()
+
     def __init__(self, task: Task, remembered: str = ""):
         super().__init__()
-        self._cards = {card.name: card for card in vox.list_models(task)}
-        titles = Counter(card.title for card in self._cards.values())
-        self.menu = drop_down(
-            "",
-            choices=[  # a drop-down keeps one of several choices of the same text
-                (card.title if titles[card.title] == 1 else f"{card.title} ({name})", name)
-                for name, card in self._cards.items()
-            ],
-        )
+        self._task = task
+        self.menu = drop_down("")
+        self._list_models()
         self.about = note()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -86,6 +100,15 @@ class ModelChoice(QWidget):
         choose(self.menu, remembered)
         self.menu.changed.connect(self._describe)
         self._describe()
+        self._open.add(self)
+
+    @classmethod
+    def offer(cls, card: ModelCard) -> None:
+        """List a new model in every open window for its task, and choose it there."""
+        for choice in list(cls._open):
+            if choice._task == card.task and isalive(choice):
+                choice._list_models()
+                choose(choice.menu, card.name)
 
     @property
     def card(self) -> ModelCard | None:
@@ -97,6 +120,14 @@ class ModelChoice(QWidget):
         """Name to remember: empty for the default, which may become another one."""
         return "" if self.card is None or self.card.default else self.card.name
 
+    def _list_models(self) -> None:
+        self._cards = {card.name: card for card in vox.list_models(self._task)}
+        titles = Counter(card.title for card in self._cards.values())
+        self.menu.choices = [  # a drop-down keeps one of several choices of the same text
+            (card.title if titles[card.title] == 1 else f"{card.title} ({name})", name)
+            for name, card in self._cards.items()
+        ]
+
     def _describe(self) -> None:
         card = self.card
         if card is None:
@@ -104,7 +135,7 @@ class ModelChoice(QWidget):
             return
         more = " Hover here for measured figures." if card.metrics else ""
         self.about.setText(card.description + more)
-        self.setToolTip(_figures(card))
+        self.setToolTip(figures(card))
 
 
 class ComputeOptions(QObject):
@@ -116,9 +147,11 @@ class ComputeOptions(QObject):
         Widget that shows them.
     form
         Layout to add them to.
+    precision
+        Whether there is a choice of it.
     """
 
-    def __init__(self, window: QWidget, form: QFormLayout):
+    def __init__(self, window: QWidget, form: QFormLayout, precision: bool = True):
         super().__init__(window)
         remembered = recall("computing")
         device = remembered.get("device", "auto")
@@ -134,7 +167,8 @@ class ComputeOptions(QObject):
         )
         choose(self.precision, remembered.get("precision", "auto"))
         add_row(form, "Device", self.device)
-        add_row(form, "Precision", self.precision)
+        if precision:
+            add_row(form, "Precision", self.precision)
         self._timer = QTimer(self, interval=300)
         self._timer.timeout.connect(self._show_devices)
         self._timer.start()
@@ -172,7 +206,7 @@ def _available_devices() -> list[str]:
     return available_devices()
 
 
-def _figures(card: ModelCard) -> str:
+def figures(card: ModelCard) -> str:
     """Measured figures of a model as a tooltip."""
     tables = ""
     for table in card.metrics:

@@ -309,7 +309,8 @@ def volume_from_layer(layer: Image) -> Volume:
     )  # fmt: skip
 
 
-def picks_from_layer(layer: Points, image_layer: Image | None = None) -> Picks:
+def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
+                     unnamed: str = "particle") -> Picks:  # fmt: skip
     """Picks of a points layer as the user left them: moved, added and deleted points count.
 
     Parameters
@@ -320,6 +321,8 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None) -> Picks:
     image_layer
         Layer of the tomogram; positions are then relative to its first voxel and carry its shape
         and voxel size. Default: the layer's own scale.
+    unnamed
+        Class of the points that have none.
 
     Returns
     -------
@@ -351,7 +354,7 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None) -> Picks:
     return replace(
         before,
         positions=world - origin,
-        labels=_labels(features, len(world)),
+        labels=_labels(features, len(world), unnamed),
         scores=features["score"].to_numpy(float) if "score" in features else None,
         angles=np.stack(angles, axis=1) if len(angles) == 3 else None,
         radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step[-1]),
@@ -454,8 +457,8 @@ def _geometry(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64], b
     return step * to_angstrom, origin * to_angstrom, True
 
 
-def _labels(features: Any, count: int) -> NDArray[np.str_]:
+def _labels(features: Any, count: int, unnamed: str) -> NDArray[np.str_]:
     for column in ("class", "label"):
         if column in features:
-            return features[column].fillna("particle").to_numpy(str)
-    return np.full(count, "particle")
+            return features[column].fillna(unnamed).to_numpy(str)
+    return np.full(count, unnamed)

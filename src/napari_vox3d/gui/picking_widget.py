@@ -10,16 +10,26 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 from magicgui.widgets import CheckBox, FloatSlider, FloatSpinBox, PushButton, RangeSlider
-from napari.layers import Image, Layer, Shapes
+from napari.layers import Layer, Shapes
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QGridLayout, QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, choose, drop_down, note
+from napari_vox3d.gui.controls import (
+    OPEN_FIRST,
+    ComputeOptions,
+    ModelChoice,
+    add_row,
+    choose,
+    drop_down,
+    note,
+    voxel_size_box,
+)
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
 from napari_vox3d.gui.live_picks import LivePicks
 from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.tomograms import calibrate, is_tomogram
 from napari_vox3d.gui.workers import RunControl, show_problem
 
 if TYPE_CHECKING:
@@ -29,7 +39,6 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 WHOLE = "Whole volume"
-OPEN_FIRST = "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
 PAUSE = 100  # ms without a change before thresholds are applied
 FILE_FORMATS = {
     "RELION 5 (*.star)": "relion5",
@@ -94,16 +103,7 @@ class PickParticles(QWidget):
         self._scored: WeakKeyDictionary[Layer, LivePicks] = WeakKeyDictionary()
         remembered = recall("picking")
         self.volume = drop_down("The tomogram to pick in.", choices=self._tomograms)
-        self.voxel_size = FloatSpinBox(
-            min=0,
-            max=1000,
-            step=0.1,
-            tooltip="The file does not say how large a voxel is, and models find particles of "
-            "the size they know. What you type here goes to the layer.",
-        )
-        self.voxel_size.native.setSpecialValueText("unknown: please set it")
-        self.voxel_size.native.setSuffix(" Å")
-        self.voxel_size.native.setKeyboardTracking(False)
+        self.voxel_size = voxel_size_box()
         self.model = ModelChoice("picking", remembered.get("model", ""))
         self.contrast = drop_down(
             "How particles look against the solvent here: dark in most reconstructions, bright "
@@ -210,7 +210,7 @@ class PickParticles(QWidget):
         return written
 
     def _tomograms(self, _: object = None) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if _is_tomogram(layer)]
+        return [layer for layer in self._viewer.layers if is_tomogram(layer)]
 
     def _regions(self, _: object = None) -> list[Layer | str]:
         return [WHOLE] + [layer for layer in self._viewer.layers if isinstance(layer, Shapes)]
@@ -252,13 +252,7 @@ class PickParticles(QWidget):
         layer = self.volume.value
         if layer is None or size == 0:
             return
-        slices = layer.world_to_data(self._viewer.dims.point)
-        layer.units = ("angstrom",) * layer.ndim
-        layer.scale = (size,) * layer.ndim
-        if isinstance(layer.metadata.get("vox3d"), vox.Volume):
-            layer.name = layer.metadata["vox3d"].name  # it said that the voxel size is unknown
-        self._viewer.reset_view()
-        self._viewer.dims.point = layer.data_to_world(slices)
+        calibrate(self._viewer, layer, size)
 
     def _list_classes(self) -> None:
         card = self.model.card
@@ -375,13 +369,6 @@ class PickParticles(QWidget):
             show_problem(error)
             return
         self.result.setText("Saved " + ", ".join(file.name for file in written) + ".")
-
-
-def _is_tomogram(layer: Layer) -> bool:
-    if not isinstance(layer, Image) or layer.rgb or layer.ndim != 3:
-        return False
-    held = layer.metadata.get("vox3d")
-    return not (isinstance(held, vox.Volume) and (held.periodic or held.quantity == "score"))
 
 
 def _score_particles(*args: Any, **kwargs: Any) -> list[Volume]:

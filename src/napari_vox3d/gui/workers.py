@@ -16,12 +16,13 @@ from napari.qt.threading import create_worker
 from napari.utils import cancelable_progress
 from napari.utils.notifications import notification_manager, show_error
 from qtpy.compat import isalive
-from qtpy.QtCore import QTimer
+from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_vox3d.errors import Cancelled, Vox3dError
 
 REFRESH = 100  # ms between two looks at a running job
+PACE = 50  # reports that the time left is estimated from
 
 
 class UnexpectedError(Exception):
@@ -59,8 +60,7 @@ class BackgroundJob:
         self.result: Any = None
         self.error: Exception | None = None
         self._call = partial(function, *args, progress=self._report, **kwargs)
-        self._clock_start = self._last_report = 0.0
-        self._done_at_start = 0
+        self._reports: tuple[tuple[float, int], ...] = ()  # the last ones: when, done
         self._worker = create_worker(self, _start_thread=False, _ignore_errors=True)
 
     def __repr__(self) -> str:
@@ -92,12 +92,14 @@ class BackgroundJob:
     @property
     def seconds_left(self) -> float | None:
         """Estimate of the time still needed, or None while there is nothing to go by."""
-        steps = self.done - self._done_at_start
-        if steps <= 0 or self.done >= self.total:
+        if len(self._reports) < 2 or self.done >= self.total:
             return None
-        pace = (self._last_report - self._clock_start) / steps
-        waited = time.monotonic() - self._last_report
-        return max(0.0, pace * (self.total - self.done) - waited)
+        (start, done_at_start), *_, (last, done) = self._reports
+        if done == done_at_start:
+            return None
+        pace = (last - start) / (done - done_at_start)
+        waited = time.monotonic() - last
+        return max(0.0, pace * (self.total - done) - waited)
 
     def __call__(self) -> None:
         """Run the function; called in the thread."""
@@ -115,9 +117,9 @@ class BackgroundJob:
     def _report(self, done: int, total: int) -> None:
         if self.cancelled:
             raise Cancelled("Cancelled.")
-        self._last_report = time.monotonic()
-        if total != self.total or done < self.done:  # the first report, or a new start
-            self._clock_start, self._done_at_start = self._last_report, done
+        # Preparing is no measure of the pace, and less done than before is a new start.
+        earlier = self._reports[1 - PACE :] if done and done >= self.done else ()
+        self._reports = (*earlier, (time.monotonic(), done))
         self.done, self.total = done, total
 
 
@@ -133,7 +135,14 @@ class RunControl(QWidget):
         `Vox3dError` it raises is shown.
     tooltip
         Tooltip of the button.
+
+    Attributes
+    ----------
+    ended
+        Qt signal, emitted after each run, come what may.
     """
+
+    ended = Signal()
 
     def __init__(self, text: str, prepare: Callable[[], None], tooltip: str = ""):
         super().__init__()
@@ -227,6 +236,8 @@ class RunControl(QWidget):
                 then(job.result)
             except Vox3dError as error:
                 show_problem(error)
+        if isalive(self):
+            self.ended.emit()
 
 
 def describe_progress(job: BackgroundJob) -> str:
