@@ -7,6 +7,7 @@ are (B, C, D, H, W); a cell never changes D, H or W.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import lcm
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -341,6 +342,17 @@ class Block(nn.Module):
             y = cell(x)
             x = outputs = outputs + y if self.dense else y
         return y
+
+    @property
+    def multiple(self) -> tuple[int, int, int]:
+        """Maps whose (D, H, W) are multiples of these can be cut into windows and patches."""
+        needed = [
+            cell.attention.cutting.multiple
+            for cell in self.cells
+            if isinstance(cell.attention, GridAttention)
+        ]
+        depth, height, width = (lcm(*axis) for axis in zip((1, 1, 1), *needed, strict=True))
+        return depth, height, width
 
     def attention_bytes(self, shape: Sequence[int]) -> int:
         """Peak memory of its largest attention step.

@@ -108,6 +108,17 @@ class Cutting:
         """Whether tokens are spread over all windows."""
         return self.reach != "local"
 
+    @property
+    def multiple(self) -> Size:
+        """Maps whose sizes are multiples of these can be cut, however large they are."""
+        if self.windows is None:
+            whole = self.window
+        elif self.reach == "vit":
+            whole = self.windows
+        else:
+            whole = _size(a * b for a, b in zip(self.windows, self.patch, strict=True))
+        return whole if self.depth else (1, *whole[1:])
+
     def grid(self, size: Sequence[int]) -> Grid:
         """Cut a map of (D, H, W) voxels.
 
