@@ -91,6 +91,7 @@ class _Continuous:
         # a factor of the original that cancels in its initialisation and is not used later
         unused = ("out_dim", "data_dim", "hidden_omega_0")
         kernel = {key: value for key, value in kernel.items() if key not in unused}
+        kernel["num_layers"] = max(2, kernel["num_layers"])  # the original takes 1 for 2
         if config["kernel"] == "fourier":
             kernel["nonlinear"] = config.get("nonlinear", "GELU")
         padding = config["fft_padding"]

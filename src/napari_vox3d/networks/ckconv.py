@@ -45,7 +45,8 @@ class CKConvND(nn.Module):
     """Depthwise convolution whose kernel is a windowed function of fractional coordinates.
 
     The kernel reaches over the whole input (Romero et al. 2021, arXiv:2102.02611). Channels are
-    not mixed. On a circular axis of even length N the kernel is N - 1 wide.
+    not mixed. On a circular axis of even length N the kernel is N - 1 wide. `torch.export` and
+    `torch.compile` trace it; the transforms themselves stay those of plain PyTorch.
 
     Parameters
     ----------
