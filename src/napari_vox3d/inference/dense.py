@@ -1,8 +1,8 @@
-"""One dense pass of `CryoET3DCNN` over a tomogram, tile by tile, in bounded memory.
+"""Scores of all cells of a tomogram, in bounded memory; the result does not depend on the tiles.
 
-Features are computed once for every place, in tiles with a halo that keeps the zero padding of
-the convolutions out, and kept for a slab as thick as the classifier needs. The result does not
-depend on the tiles.
+`DensePicker` makes one pass over tiles, see `napari_vox3d.inference.tiled`. For `CryoET3DCNN`,
+features are computed once for every place, in tiles with a halo that keeps the zero padding of
+the convolutions out, and kept for a slab as thick as the classifier needs.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_vox3d.errors import InferenceError
-from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
+from napari_vox3d.inference.device import autocast
+from napari_vox3d.inference.tiled import DensePass, Tiling
 from napari_vox3d.inference.tiles import Box, NetworkView, tiles
 from napari_vox3d.networks.cryoet_cnn import (
     HALO,
@@ -26,11 +27,11 @@ from napari_vox3d.networks.cryoet_cnn import (
     Stride,
     factor,
 )
+from napari_vox3d.networks.pickers import DensePicker
 
 Progress = Callable[[int, int], None]
 
 _TILE, _TILE_ON_GPU = 96, 192  # voxels along an edge: well under a second on two cores
-_SMALLEST_TILE = 24
 _SLAB = 16  # cells of a slab
 _HIGHEST_RANK = 64  # beyond, the factored classifier is not much cheaper than the whole one
 
@@ -44,16 +45,16 @@ def score_cells(
     device: torch.device,
     dtype: torch.dtype,
     progress: Progress | None = None,
-) -> tuple[NDArray[np.float32], NDArray[np.int64], Stride]:
+) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
     """Probabilities of all classes at the cells that cover a box.
 
-    Cells are cubes of `stride` voxels of the view; the first begins at voxel (0, 0, 0). Each is
-    scored by the window about its centre.
+    Cells are cubes of `stride` voxels of the view; the first begins at voxel (0, 0, 0).
 
     Parameters
     ----------
     network
-        A `CryoET3DCNN` on `device`.
+        A `DensePicker`, or a `CryoET3DCNN`, which scores a cell by the window about its centre;
+        on `device`.
     view
         What it is shown.
     box
@@ -61,26 +62,31 @@ def score_cells(
     device, dtype
         Where, and in which precision.
     progress
-        Called after each tile.
+        Called after each tile, and once a second at least.
 
     Returns
     -------
     tuple
         (outputs, d, h, w) probabilities, the background among them; (3,) index of the first cell;
-        the stride: 4, or 8 if the classifier has no low-rank form.
+        the stride: that of the `DensePicker`; of a `CryoET3DCNN` 4, or 8 if its classifier has no
+        low-rank form.
 
     Raises
     ------
     InferenceError
         If the network is of another kind, or not even small tiles fit in memory.
     """
-    dense, stride = _dense_form(network)
+    work: DensePass | _WindowPass
+    if isinstance(network, DensePicker):
+        work = DensePass(network, view, device, progress)
+    else:
+        work = _WindowPass(network, view, device, progress)
+    stride = work.stride
     low = view.from_index(np.array([part.start - 0.5 for part in box])) + 0.5
     high = view.from_index(np.array([part.stop - 0.5 for part in box])) + 0.5
     first = np.floor(low / stride + 1e-6).astype(int)
     last = np.maximum(np.ceil(high / stride - 1e-6).astype(int), first + 1)
     with torch.inference_mode(), autocast(device, dtype):
-        work = _DensePass(dense, stride, view, device, progress)
         return work.score(first, last), first, stride
 
 
@@ -88,7 +94,7 @@ def _dense_form(network: nn.Module) -> tuple[DenseCryoET3DCNN, Stride]:
     """Cheapest equivalent dense network; kept as long as the network lives."""
     if not isinstance(network, CryoET3DCNN):
         raise InferenceError(
-            f"Particles are scored by CryoET3DCNN, not by {type(network).__name__}."
+            f"Particles are scored by DensePicker or CryoET3DCNN, not by {type(network).__name__}."
         )
     if network not in _dense_forms:
         factored = factor(network, _HIGHEST_RANK, exact=True)
@@ -96,22 +102,22 @@ def _dense_form(network: nn.Module) -> tuple[DenseCryoET3DCNN, Stride]:
     return _dense_forms[network]
 
 
-class _DensePass:
-    """State of one pass: the tile size that fits, and how much is done."""
+class _WindowPass:
+    """State of one pass of windows: the tile size that fits, and how much is done."""
 
     def __init__(
         self,
-        network: DenseCryoET3DCNN,
-        stride: Stride,
+        network: nn.Module,
         view: NetworkView,
         device: torch.device,
         progress: Progress | None,
     ) -> None:
-        self._network, self._stride, self._view = network, stride, view
-        self._device, self._progress = device, progress
-        self._tile = (_TILE if device.type == "cpu" else _TILE_ON_GPU) // stride
-        self._reach = (WINDOW - 8) // stride  # feature cells of a window beyond its first
-        self._corner = (stride - WINDOW) // 2  # voxel where the window of cell 0 begins
+        self._network, self.stride = _dense_form(network)
+        self._view, self._device, self._progress = view, device, progress
+        edge = _TILE if device.type == "cpu" else _TILE_ON_GPU
+        self._tiling = Tiling(edge // self.stride, self.stride, device)
+        self._reach = (WINDOW - 8) // self.stride  # feature cells of a window beyond its first
+        self._corner = (self.stride - WINDOW) // 2  # voxel where the window of cell 0 begins
         self._done, self._total = 0, 0
 
     def score(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -142,45 +148,16 @@ class _DensePass:
 
     def _features(self, low: NDArray[np.int64], high: NDArray[np.int64]) -> Tensor:
         """Feature cells (128, ...) from `low` to `high`."""
-        cells: Tensor | None = None
-        for tile in tiles((high - low).tolist(), self._tile):
-            found = self._feature_tile(low, tile)
-            if cells is None:
-                cells = found.new_empty((len(found), *(high - low).tolist()))
-            cells[(slice(None), *tile)] = found
-            self._advance(found[0].numel())
-        assert cells is not None
-        return cells
+        edge = HALO // self.stride
 
-    def _feature_tile(self, low: NDArray[np.int64], tile: Box) -> Tensor:
-        start = np.array([part.start for part in tile])
-        stop = np.array([part.stop for part in tile])
-        edge = HALO // self._stride
-        begin = (low + start) * self._stride + self._corner - HALO
-        end = (low + stop - 1) * self._stride + self._corner + 8 + HALO
-        try:
+        def extract(tile: Box) -> Tensor:
+            begin = (low + [p.start for p in tile]) * self.stride + self._corner - HALO
+            end = (low + [p.stop - 1 for p in tile]) * self.stride + self._corner + 8 + HALO
             values = torch.from_numpy(self._view.read(begin, end))[None, None].to(self._device)
-            found = self._network.extract(values, self._stride)[0]
+            found = self._network.extract(values, self.stride)[0]
             return found[:, edge:-edge, edge:-edge, edge:-edge]
-        except (MemoryError, RuntimeError) as error:
-            if not is_out_of_memory(error):
-                raise
-        free_memory(self._device)
-        longest = int((stop - start).max())
-        if longest * self._stride // 2 < _SMALLEST_TILE:
-            raise InferenceError(
-                f"{self._device} has too little memory left even for tiles of "
-                f"{longest * self._stride}³ voxels. Close other programs, or compute on the cpu."
-            )
-        self._tile = min(self._tile, (longest + 1) // 2)
-        cells: Tensor | None = None
-        for smaller in tiles((stop - start).tolist(), self._tile):
-            found = self._feature_tile(low + start, smaller)
-            if cells is None:
-                cells = found.new_empty((len(found), *(stop - start).tolist()))
-            cells[(slice(None), *smaller)] = found
-        assert cells is not None
-        return cells
+
+        return self._tiling.fill((high - low).tolist(), extract, self._advance)
 
     def _classify(self, features: Tensor) -> NDArray[np.float32]:
         """Probabilities (outputs, ...) of all windows that lie on the features."""
@@ -189,7 +166,7 @@ class _DensePass:
         scores = np.empty((outputs, *shape), np.float32)
         for tile in tiles(shape.tolist(), _SLAB):
             below = [slice(part.start, part.stop + self._reach) for part in tile]
-            logits = self._network.classify(features[(slice(None), *below)][None], self._stride)[0]
+            logits = self._network.classify(features[(slice(None), *below)][None], self.stride)[0]
             part = logits.float().softmax(0).cpu().numpy()
             scores[(slice(None), *tile)] = part
             self._advance(part[0].size)

@@ -187,7 +187,9 @@ class _Axis(NamedTuple):
 
 
 def tiles(shape: Sequence[int], edge: int) -> Iterator[Box]:
-    """Boxes of at most `edge`³ that cover a grid without overlap, last axis fastest."""
-    for corner in product(*(range(0, n, edge) for n in shape)):
-        z, y, x = (slice(c, min(c + edge, n)) for c, n in zip(corner, shape, strict=True))
+    """Boxes of about the same size, at most `edge`³, that cover a grid once, last axis fastest."""
+    steps = [-(-n // -(-n // edge)) for n in shape]
+    corners = product(*(range(0, n, step) for n, step in zip(shape, steps, strict=True)))
+    for corner in corners:
+        z, y, x = (slice(c, min(c + s, n)) for c, s, n in zip(corner, steps, shape, strict=True))
         yield z, y, x

@@ -1,0 +1,219 @@
+"""Passes over a grid tile by tile, with smaller tiles once memory has run out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+
+from napari_vox3d.errors import InferenceError
+from napari_vox3d.inference.device import free_memory, is_out_of_memory
+from napari_vox3d.inference.tiles import Box, NetworkView, tiles
+from napari_vox3d.networks.memory import available_memory
+from napari_vox3d.networks.pickers import DensePicker
+
+Advance = Callable[[int], None]
+Progress = Callable[[int, int], None]
+
+_SMALLEST = 24  # voxels along an edge of a tile
+_LARGEST, _LARGEST_ON_GPU = 256, 512
+_MEMORY = 1.5e9  # bytes that a tile may take on the processor
+_GPU_SHARE = 0.4  # of the memory that is free on a GPU
+_BEAT = 0.25  # seconds
+
+
+class Tiling:
+    """Fills grids tile by tile; remembers how large tiles may be.
+
+    Parameters
+    ----------
+    edge
+        Cells along an edge of the first tiles.
+    stride
+        Voxels of a cell.
+    device
+        Whose memory counts.
+    """
+
+    def __init__(self, edge: int, stride: int, device: torch.device) -> None:
+        self._edge, self._stride, self._device = edge, stride, device
+
+    def fill(
+        self, shape: Sequence[int], compute: Callable[[Box], Tensor], advance: Advance
+    ) -> Tensor:
+        """Fill a grid.
+
+        Parameters
+        ----------
+        shape
+            Cells (d, h, w) of the grid.
+        compute
+            Gives the values (C, ...) of a box of cells.
+        advance
+            Called with the number of cells of each finished tile.
+
+        Returns
+        -------
+        Tensor
+            (C, d, h, w), where the values of the tiles are.
+
+        Raises
+        ------
+        InferenceError
+            If not even small tiles fit in memory.
+        """
+        whole: Tensor | None = None
+        waiting = list(tiles(shape, self._edge))[::-1]
+        while waiting:
+            tile = waiting.pop()
+            values = self._attempt(tile, compute)
+            if values is None:
+                waiting += _divided(tile, self._edge)[::-1]
+                continue
+            if whole is None:
+                whole = values.new_empty((len(values), *shape))
+            whole[(slice(None), *tile)] = values
+            advance(values[0].numel())
+        assert whole is not None
+        return whole
+
+    def _attempt(self, tile: Box, compute: Callable[[Box], Tensor]) -> Tensor | None:
+        """Values of a tile; None if it must be divided first."""
+        longest = max(part.stop - part.start for part in tile)
+        if longest > self._edge:  # memory ran out since it was planned
+            return None
+        try:
+            return compute(tile)
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+        free_memory(self._device)
+        if longest * self._stride // 2 < _SMALLEST:
+            raise InferenceError(
+                f"{self._device} has too little memory left even for tiles of "
+                f"{longest * self._stride}³ voxels. Close other programs, or compute on the cpu."
+            )
+        self._edge = (longest + 1) // 2
+        return None
+
+
+def _divided(tile: Box, edge: int) -> list[Box]:
+    parts = tiles([part.stop - part.start for part in tile], edge)
+    z, y, x = (part.start for part in tile)
+    return [(_moved(d, z), _moved(h, y), _moved(w, x)) for d, h, w in parts]
+
+
+def _moved(part: slice, by: int) -> slice:
+    return slice(part.start + by, part.stop + by)
+
+
+class Heartbeat(TorchFunctionMode):
+    """Calls back several times a second while a network computes; a cancel leaves it at once.
+
+    Parameters
+    ----------
+    beat
+        Called between two operations of this thread; may raise.
+    """
+
+    def __init__(self, beat: Callable[[], None]) -> None:
+        super().__init__()
+        self._beat, self._last = beat, time.monotonic()
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if time.monotonic() - self._last > _BEAT:
+            self._last = time.monotonic()
+            self._beat()
+        return func(*args, **(kwargs or {}))
+
+
+class DensePass:
+    """One pass of a `DensePicker`.
+
+    Tiles see their halo, but nothing beyond the edges of the tomogram, where the network pads as
+    it did while training.
+
+    Parameters
+    ----------
+    network
+        On `device`.
+    view
+        What it is shown.
+    device
+        Where it computes.
+    progress
+        Called after each tile and several times a second meanwhile; may raise `Cancelled`.
+    """
+
+    def __init__(
+        self,
+        network: DensePicker,
+        view: NetworkView,
+        device: torch.device,
+        progress: Progress | None,
+    ) -> None:
+        self.stride = network.stride
+        self._network, self._view, self._device = network, view, device
+        self._progress = progress
+        self._done, self._total = 0, 0
+        end = np.ceil(view.from_index(np.array(view.values.shape) - 0.5) + 0.5 - 1e-6)
+        self._end = np.maximum(self._up(end.astype(int)), 2 * network.multiple)
+
+    def score(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float32]:
+        """Probabilities (outputs, d, h, w) of the cells from `first` to `last` (excluded)."""
+        shape = (last - first).tolist()
+        self._total = int(np.prod(shape))
+        self._advance(0)  # loading the network took a while; a cancel may be waiting
+
+        def compute(tile: Box) -> Tensor:
+            return self._probabilities(
+                first + [part.start for part in tile], first + [part.stop for part in tile]
+            )
+
+        tiling = Tiling(self._edge() // self.stride, self.stride, self._device)
+        with Heartbeat(lambda: self._advance(0)):
+            return tiling.fill(shape, compute, self._advance).numpy()
+
+    def _probabilities(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Tensor:
+        halo, multiple = self._network.halo, self._network.multiple
+        low = np.maximum((first * self.stride - halo) // multiple * multiple, 0)
+        high = np.minimum(self._up(last * self.stride + halo), self._end)
+        values = torch.from_numpy(self._view.read(low.tolist(), high.tolist()))
+        logits = self._network(values[None, None].to(self._device))[0]
+        begin, end = first - low // self.stride, last - low // self.stride
+        cells = tuple(slice(a, b) for a, b in zip(begin.tolist(), end.tolist(), strict=True))
+        return logits[(slice(None), *cells)].float().softmax(0).cpu()
+
+    def _edge(self) -> int:
+        """Voxels along an edge of tiles that are large, so that halos cost little, and fit."""
+        largest, memory = _LARGEST, _MEMORY
+        if self._device.type != "cpu":
+            largest, memory = _LARGEST_ON_GPU, _GPU_SHARE * available_memory(self._device)
+        network = self._network
+        edge = largest // network.multiple * network.multiple
+        while edge > network.multiple:
+            seen = np.minimum(edge + 2 * network.halo, self._end)
+            if network.peak_bytes(seen.tolist()) <= memory:
+                break
+            edge -= network.multiple
+        return edge
+
+    def _up(self, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
+        return -(-voxels // self._network.multiple) * self._network.multiple
+
+    def _advance(self, cells: int) -> None:
+        self._done += cells
+        if self._progress is not None:
+            self._progress(self._done, self._total)

@@ -1,0 +1,248 @@
+"""How each kind of picking network is trained: its crops, targets and normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from napari_vox3d.errors import ModelError
+from napari_vox3d.inference.picking import outputs_of
+from napari_vox3d.models import Model, NetworkSpec, ParticleClass
+from napari_vox3d.networks import build
+from napari_vox3d.networks.cryoet_cnn import WINDOW, CryoET3DCNN, DenseCryoET3DCNN, factor
+from napari_vox3d.networks.pickers import DensePicker
+from napari_vox3d.training.picker_targets import Particles, balls, bells
+
+RANK = 24  # of the factored first classifier layer
+_BACKGROUND = 3.0  # first logit of the background: most places are empty
+_MOMENTUM = 0.02  # of the running statistics
+
+
+class TrainingForm(nn.Module):
+    """A network while it is trained; takes crops (B, 1, e, e, e), gives logits of their cells.
+
+    Attributes
+    ----------
+    network
+        What is trained.
+    head
+        Name of its last layer, whose last output is the background.
+    edge
+        Voxels of a crop.
+    beyond
+        Voxels that a crop may reach beyond the tomogram.
+    batch
+        Crops of a step.
+    rate
+        Of learning, from random weights.
+    centres
+        Of the cells along an axis, in voxels of the crop; symmetrical about its middle.
+    target
+        `bells` or `balls`.
+    norms
+        Layers whose statistics are those of the batch while training.
+    """
+
+    network: nn.Module
+    head: str
+    edge: int
+    beyond: int
+    batch: int
+    rate: float
+    centres: NDArray[np.floating]
+    target: Callable[[Particles, int, NDArray[np.floating]], NDArray[np.float32]]
+    norms: Iterable[nn.Module]
+
+    def normalise(self, over_batches: bool, steps: int) -> None:
+        """Take the statistics of the batch in the next step, or the mean ones of those before.
+
+        Parameters
+        ----------
+        over_batches
+            False for the mean ones.
+        steps
+            Taken so far: the first ones count equally in the mean, later ones fade.
+        """
+        for norm in self.norms:
+            norm.train(over_batches)
+            cast("nn.BatchNorm3d", norm).momentum = max(_MOMENTUM, 1 / (steps + 1))
+
+    def finish(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
+        """Give the trained network as a card names it, and its parameters."""
+        raise NotImplementedError
+
+
+class WindowForm(TrainingForm):
+    """`CryoET3DCNN`, dense and factored, with the outputs of layers normalised over the crop.
+
+    Plain layers hardly begin to learn from tomograms this noisy. `finish` puts the mean statistics
+    into the weights and biases, which leaves the specified network.
+    """
+
+    network: DenseCryoET3DCNN
+    head = "classifier.3"
+    edge: int = 96
+    beyond = WINDOW // 2
+    batch = 1
+    rate = 2e-3
+    target = staticmethod(bells)
+    stride: ClassVar = 8
+    margin: ClassVar = 2  # cells around the crop's features that windows may reach over
+
+    def __init__(self, network: DenseCryoET3DCNN) -> None:
+        super().__init__()
+        self.network = network
+        count = self.edge // self.stride + 2 * self.margin - WINDOW // self.stride + 1
+        self.centres = (WINDOW - 1) / 2 + self.stride * (np.arange(count) - self.margin)
+        layers = [m for m in network.modules() if isinstance(m, nn.Conv3d)]
+        *convolutions, spread, mix, _ = layers
+        self._spread, self._layers = [spread], [*convolutions, mix]  # lists: registered only once
+        self.norms = nn.ModuleList(
+            nn.BatchNorm3d(layer.out_channels, affine=False) for layer in self._layers
+        )
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Logits at the windows about `centres`."""
+        for layer, norm in zip(self._layers, self.norms, strict=True):
+            if layer.kernel_size == (1, 1, 1):
+                crops = F.conv3d(self._spread[0](F.pad(crops, (self.margin,) * 6)), layer.weight)
+            else:
+                crops = F.max_pool3d(F.conv3d(crops, layer.weight, padding=1), 2)
+            crops = F.relu(norm(crops) + _bias(layer)[:, None, None, None])
+        _, _, dropout, last = self.network.classifier
+        return last(dropout(crops))
+
+    def finish(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
+        """Give `CryoET3DCNN` and its parameters in half precision, the large layer factored."""
+        network = self.fold()
+        arguments = {"num_classes": network.classifier[3].out_channels}
+        spec = NetworkSpec(name="CryoET3DCNN", arguments=arguments)
+        return spec, {key: value.half() for key, value in network.windowed_state().items()}
+
+    @torch.no_grad()
+    def fold(self) -> DenseCryoET3DCNN:
+        """Give the plain network that computes the same with the mean statistics."""
+        for layer, norm in zip(self._layers, self.norms, strict=True):
+            mean, variance = norm.get_buffer("running_mean"), norm.get_buffer("running_var")
+            scale = (variance + cast("nn.BatchNorm3d", norm).eps).rsqrt()
+            layer.weight.mul_(scale[:, None, None, None, None])
+            _bias(layer).sub_(mean * scale)
+        return self.network
+
+
+class DenseForm(TrainingForm):
+    """`DensePicker`, as it is.
+
+    Parameters
+    ----------
+    network
+        To train.
+    arguments
+        What it was built with.
+    """
+
+    network: DensePicker
+    head = "head"
+    edge: int = 64
+    beyond = 0
+    batch = 2
+    rate = 3e-3
+    target = staticmethod(balls)
+
+    def __init__(self, network: DensePicker, arguments: dict[str, Any]) -> None:
+        super().__init__()
+        self.network, self._arguments = network, arguments
+        self.edge = -(-self.edge // network.multiple) * network.multiple
+        stride = network.stride
+        self.centres = stride * (np.arange(self.edge // stride) + 0.5) - 0.5
+        self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+
+    def forward(self, crops: Tensor) -> Tensor:
+        """Logits of all cells."""
+        return self.network(crops)
+
+    def finish(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
+        """Give `DensePicker` and its parameters."""
+        spec = NetworkSpec(name="DensePicker", arguments=self._arguments)
+        return spec, self.network.state_dict()
+
+
+def new_form(
+    network: str, arguments: dict[str, Any], kinds: Sequence[ParticleClass]
+) -> TrainingForm:
+    """Network with random weights, ready to learn.
+
+    Parameters
+    ----------
+    network
+        ``"CryoET3DCNN"`` or ``"DensePicker"``.
+    arguments
+        Of it, without the number of classes.
+    kinds
+        Classes to learn.
+    """
+    form = _form(network, arguments, len(kinds) + 1)
+    if isinstance(form, WindowForm):
+        _look_at_the_centre(form.network)
+    with torch.no_grad():
+        form.network.get_parameter(f"{form.head}.bias")[-1] = _BACKGROUND
+    return form
+
+
+def form_of(start: Model, kinds: Sequence[ParticleClass]) -> TrainingForm:
+    """Network with the weights of a model; outputs of classes that it knows start from there.
+
+    Raises
+    ------
+    ModelError
+        If the network of the model cannot be trained here.
+    """
+    spec, network = start.card.network, start.network()
+    if isinstance(network, CryoET3DCNN):
+        known: nn.Module | None = None if network.batch_norm else factor(network, RANK)
+    else:
+        known = network if isinstance(network, DensePicker) else None
+    if known is None or spec is None:
+        raise ModelError(f"Training cannot start from the network of model {start.card.name!r}.")
+    form = _form(spec.name, spec.arguments, len(kinds) + 1)
+    rows = {k.name: r for r, k in zip(outputs_of(start.card), start.card.classes, strict=True)}
+    pairs = [(row, rows[kind.name]) for row, kind in enumerate(kinds) if kind.name in rows]
+    if start.card.background is not None:
+        pairs.append((len(kinds), start.card.background))
+    state = known.state_dict()
+    new = form.network.state_dict()
+    for key in (f"{form.head}.weight", f"{form.head}.bias"):
+        old = state[key]
+        state[key] = new[key]
+        for row, known_row in pairs:
+            state[key][row] = old[known_row]
+    form.network.load_state_dict(state)
+    return form
+
+
+def _form(network: str, arguments: dict[str, Any], outputs: int) -> TrainingForm:
+    if network == "CryoET3DCNN":
+        return WindowForm(DenseCryoET3DCNN(outputs, RANK))
+    whole = {**arguments, "num_classes": outputs}
+    return DenseForm(cast("DensePicker", build(network, **whole)), whole)
+
+
+def _look_at_the_centre(network: DenseCryoET3DCNN) -> None:
+    """Let the random weights of the 8³ convolution fade towards the border of the window."""
+    cells = torch.arange(8) - 3.5
+    bell = torch.exp(-((cells / 2) ** 2) / 2)
+    envelope = bell[:, None, None] * bell[:, None] * bell
+    with torch.no_grad():
+        weight = network.get_parameter("classifier.0.0.weight")
+        weight.mul_(envelope / envelope.square().mean().sqrt())
+
+
+def _bias(layer: nn.Conv3d) -> Tensor:
+    assert layer.bias is not None
+    return layer.bias
