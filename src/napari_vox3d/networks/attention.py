@@ -29,6 +29,8 @@ from napari_vox3d.networks.tokens import (
     to_tokens,
 )
 
+_NARROW = 16  # channels; PyTorch hands only wider 3-D convolutions on the CPU to oneDNN
+
 
 def attend(
     query: Tensor,
@@ -155,6 +157,7 @@ class Attention(nn.Module):
         self.options, self.heads = options, options.heads
         self.in_channels, self.out_channels = in_channels, out_channels
         self.patch_voxels, self.linear = patch_voxels, linear
+        self.kernel_voxels = 27 if convolve_depth else 9
 
         def projection() -> nn.Module:
             if linear:
@@ -183,11 +186,20 @@ class Attention(nn.Module):
     def peak_bytes(self, shape: Sequence[int]) -> int:
         """Peak memory for (B, D, H, W) in float32, forward without gradients, input included."""
         batch, *size = shape
-        voxels = 4 * batch * prod(size)
-        tokens = self._tokens((size[0], size[1], size[2]))
-        bias = 2 * 4 * self.heads * tokens**2 if self.options.position_bias else 0
-        # Queries, keys and values, before and after scaling, the result and the part of the bias.
-        return voxels * (2 * self.in_channels + 7 * self.out_channels) + bias
+        depth, height, width = size
+        bias = 8 * self.heads * self._tokens((depth, height, width)) ** 2
+        into, out = self.in_channels, self.out_channels
+        channels = max(
+            into + 3 * out + self._workspace(into),  # the last of queries, keys and values
+            into + 8 * out,  # these, scaled queries and keys, the result, the part of the bias
+            into + 2 * out + self._workspace(out),  # the projection of the result
+        )
+        return 4 * batch * prod(size) * channels + (bias if self.options.position_bias else 0)
+
+    def _workspace(self, channels: int) -> int:
+        # A padded copy; on the CPU narrow convolutions are unfolded to one channel per weight.
+        narrow = min(channels, self.out_channels) <= _NARROW
+        return channels * (1 + self.kernel_voxels) if narrow else channels
 
     def _tokens(self, size: Size) -> int:
         raise NotImplementedError
