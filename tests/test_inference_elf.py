@@ -7,16 +7,16 @@ from ase.build import bulk, make_supercell
 import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
 from napari_vox3d.inference import elf as inference
-from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec
+from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec, load_model
 from napari_vox3d.networks import build
 
 SILICON = bulk("Si")
 HEXAGONAL = bulk("Mg")
 
 
-def small_model(channels=("invariants",), spacing=None, density="promolecular", kernel=1):
+def small_model(channels=("invariants",), spacing=None, density="promolecular", **changes):
     arguments = {"in_ch": {"invariants": 24}.get(channels[0], len(channels)), "base": 8,
-                 "blocks": 1, "kernel": kernel, "attention_every": 0}  # fmt: skip
+                 "blocks": 1, "kernel": 1, "attention_every": 0} | changes  # fmt: skip
     card = ModelCard(
         name="test", title="Test", task="elf", training="none", licence="none", version="1",
         network=NetworkSpec(name="ELFPredictor", arguments=arguments),
@@ -26,7 +26,16 @@ def small_model(channels=("invariants",), spacing=None, density="promolecular", 
     return Model(card, build("ELFPredictor", **arguments).state_dict())
 
 
-@pytest.mark.parametrize("model", ["promolecule", small_model()])
+MODELS = {
+    "promolecule": "promolecule",
+    "flat_resnet": small_model(),
+    "ckconv": small_model(backbone="ckconv"),
+}
+every_model = pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+every_network = pytest.mark.parametrize("backbone", ["flat_resnet", "ckconv"])
+
+
+@every_model
 def test_result_is_an_elf_on_the_cell(model):
     elf = vox.predict_elf(HEXAGONAL, model, spacing=0.4)
     assert (elf.quantity, elf.periodic, elf.values.dtype) == ("elf", True, np.float32)
@@ -56,7 +65,7 @@ def test_origin_moves_the_grid_and_not_the_crystal():
     np.testing.assert_allclose(np.roll(first, -1, axis=0), second, atol=1e-5)
 
 
-@pytest.mark.parametrize("model", ["promolecule", small_model()])
+@every_model
 def test_supercell_repeats_the_prediction(model):
     one = vox.predict_elf(SILICON, model, shape=(16, 16, 16)).values
     double = make_supercell(SILICON, np.diag([2, 1, 1]))
@@ -64,14 +73,46 @@ def test_supercell_repeats_the_prediction(model):
     np.testing.assert_allclose(two, np.tile(one, (1, 1, 2)), atol=2e-4)
 
 
-def test_invariant_model_does_not_see_how_a_cell_lies():
+@every_network
+def test_invariant_model_does_not_see_how_a_cell_lies(backbone):
     turned = HEXAGONAL.copy()
     turned.rotate(37, (1, 2, 3), rotate_cell=True)
     straight, other = (
-        vox.predict_elf(atoms, small_model(), shape=(20, 16, 16)).values
+        vox.predict_elf(atoms, small_model(backbone=backbone), shape=(20, 16, 16)).values
         for atoms in (HEXAGONAL, turned)
     )
     np.testing.assert_allclose(straight, other, atol=1e-4)
+    assert straight.std() > 0.01
+
+
+def test_continuous_kernels_do_not_see_which_cell_of_a_crystal_is_given():
+    """Another choice of the third vector: point (k, j, i) of it is (k, j, i + k) of the first."""
+    sheared, cell = SILICON.copy(), SILICON.cell.array.copy()
+    cell[2] += cell[0]
+    sheared.set_cell(cell)
+    one, other = (
+        vox.predict_elf(atoms, small_model(backbone="ckconv"), shape=(16, 16, 16)).values
+        for atoms in (SILICON, sheared)
+    )
+    places = np.indices(one.shape)
+    same = one[places[0], places[1], (places[2] + places[0]) % 16]
+    np.testing.assert_allclose(other, same, atol=1e-3)
+    assert np.abs(same - one).max() > 0.02
+
+
+def test_continuous_kernels_know_the_size_of_the_cell():
+    """The superposed densities are the same numbers; only the lattice in Å differs."""
+    sad = vox.superpose_atoms(SILICON, (16, 16, 16))
+    small, large = (
+        vox.predict_elf(
+            vox.Volume.on_lattice(
+                sad.values, scale * sad.lattice, quantity=sad.quantity, unit=sad.unit
+            ),
+            small_model(("sad",), backbone="ckconv", reach=2.0),
+        ).values
+        for scale in (1.0, 1.5)
+    )
+    assert np.abs(small - large).max() > 0.005
 
 
 def test_model_of_one_spacing_computes_there_and_interpolates():
@@ -111,9 +152,10 @@ def test_paths_of_structures_and_of_volumes(tmp_path):
     assert vox.predict_elf(tmp_path / "CHGCAR", "promolecule").shape == (12, 12, 12)
 
 
-def test_progress_runs_to_the_end_and_cancels():
-    calls = []
-    vox.predict_elf(SILICON, small_model(), shape=(16,) * 3, progress=lambda *c: calls.append(c))
+@every_network
+def test_progress_runs_to_the_end_and_cancels(backbone):
+    model, calls = small_model(backbone=backbone), []
+    vox.predict_elf(SILICON, model, shape=(16,) * 3, progress=lambda *c: calls.append(c))
     done, total = calls[-1]
     assert done == total
     assert len(calls) > 5
@@ -123,40 +165,71 @@ def test_progress_runs_to_the_end_and_cancels():
             raise Cancelled("Cancelled.")
 
     with pytest.raises(Cancelled):
-        vox.predict_elf(SILICON, small_model(), shape=(16,) * 3, progress=cancel)
+        vox.predict_elf(SILICON, model, shape=(16,) * 3, progress=cancel)
 
 
-def failing(monkeypatch, error, times):
-    """Make the first `times` passes fail."""
-    real, left = torch.nn.functional.conv3d, [times]
+def failing(monkeypatch, backbone, error, times):
+    """Make the first `times` convolutions or transforms fail."""
+    left = [times]
 
-    def conv3d(*args, **kwargs):
-        if left[0]:
-            left[0] -= 1
-            raise error
-        return real(*args, **kwargs)
+    def sometimes(real):
+        def call(*args, **kwargs):
+            if left[0]:
+                left[0] -= 1
+                raise error
+            return real(*args, **kwargs)
 
-    monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", lambda self, x, w, b: conv3d(x, w, b))
+        return call
+
+    if backbone == "ckconv":
+        monkeypatch.setattr(torch.fft, "irfftn", sometimes(torch.fft.irfftn))
+    else:
+        real = torch.nn.Conv3d._conv_forward
+        monkeypatch.setattr(torch.nn.Conv3d, "_conv_forward", sometimes(real))
 
 
-def test_out_of_memory_takes_smaller_slabs_and_goes_on(monkeypatch):
-    plain = vox.predict_elf(SILICON, small_model(), shape=(16,) * 3).values
-    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), 1)
-    monkeypatch.setattr(inference, "_SLAB_WORK", 64 * 16 * 256)
-    again = vox.predict_elf(SILICON, small_model(), shape=(16,) * 3).values
+@every_network
+def test_out_of_memory_takes_smaller_pieces_and_goes_on(monkeypatch, backbone):
+    model, ticks = small_model(backbone=backbone), []
+    plain = vox.predict_elf(SILICON, model, shape=(16,) * 3).values
+    failing(monkeypatch, backbone, torch.OutOfMemoryError("CUDA out of memory"), 1)
+    work = model.network().net.work_per_voxel()
+    monkeypatch.setattr(inference, "_SLAB_WORK", work * 8192)
+    again = vox.predict_elf(
+        SILICON, model, shape=(16,) * 3, progress=lambda *call: ticks.append(call)
+    ).values
     np.testing.assert_allclose(plain, again, atol=1e-5)
+    totals = [total for _, total in ticks[1:-1]]
+    assert totals[-1] > totals[0]
 
 
-def test_out_of_memory_for_good_says_what_would_fit(monkeypatch):
-    failing(monkeypatch, torch.OutOfMemoryError("CUDA out of memory"), 1000)
+@every_network
+def test_out_of_memory_for_good_says_what_would_fit(monkeypatch, backbone):
+    failing(monkeypatch, backbone, torch.OutOfMemoryError("CUDA out of memory"), 1000)
     with pytest.raises(InferenceError, match=r"spacing of .* Å would fit"):
-        vox.predict_elf(SILICON, small_model(), shape=(16,) * 3)
+        vox.predict_elf(SILICON, small_model(backbone=backbone), shape=(16,) * 3)
 
 
-def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch):
-    failing(monkeypatch, RuntimeError("shapes differ"), 1)
+@every_network
+def test_other_errors_are_not_taken_for_lack_of_memory(monkeypatch, backbone):
+    failing(monkeypatch, backbone, RuntimeError("shapes differ"), 1)
     with pytest.raises(RuntimeError, match="shapes differ"):
-        vox.predict_elf(SILICON, small_model(), shape=(16,) * 3)
+        vox.predict_elf(SILICON, small_model(backbone=backbone), shape=(16,) * 3)
+
+
+def test_model_with_continuous_kernels_survives_a_file(tmp_path):
+    model = small_model(backbone="ckconv", reach=2.5)
+    again = load_model(model.save(tmp_path / "mine").weights.parent)
+    one, other = (vox.predict_elf(SILICON, m, shape=(12,) * 3).values for m in (model, again))
+    np.testing.assert_array_equal(one, other)
+    assert again.network().net.body[0].around.reach == 2.5
+
+
+def test_weights_of_another_network_are_refused():
+    flat, continuous = small_model(), small_model(backbone="ckconv")
+    mixed = Model(continuous.card, flat.network().state_dict())
+    with pytest.raises(ModelError, match="do not fit ELFPredictor"):
+        vox.predict_elf(SILICON, mixed)
 
 
 def test_elfnet_checkpoints_are_not_fed_other_densities():

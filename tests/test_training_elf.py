@@ -35,6 +35,21 @@ def test_model_predicts_and_survives_a_file(elfs, tmp_path):
     assert 0 <= one.min() < one.max() <= 1
 
 
+@pytest.mark.parametrize("size", ["small", "large"])
+def test_continuous_kernels_can_be_trained_and_work_on_any_grid(elfs, size, tmp_path):
+    model = train(elfs[:2], network="ckconv", size=size, steps=2)
+    assert model.card.network.arguments["backbone"] == "ckconv"
+    assert model.card.input.spacing is None
+    again = load_model(model.save(tmp_path / "mine").weights.parent)
+    elf = vox.predict_elf(elfs[0], again, shape=(9, 7, 8), device="cpu")
+    assert 0 <= elf.values.min() < elf.values.max() <= 1
+
+
+def test_large_flat_network_knows_one_spacing(elfs):
+    model = train(elfs[:1], size="large", steps=1, spacing=0.8)
+    assert model.card.input.spacing == 0.8
+
+
 def test_every_fifth_composition_is_held_out_and_measured(elfs):
     model = train(elfs, channels=("log_sad", "promolecular_elf"))
     (table,) = model.card.metrics

@@ -7,10 +7,12 @@ from ase.build import bulk
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
+from napari_vox3d.networks import ELFPredictor
 from napari_vox3d.training import losses
 from napari_vox3d.training.elf_fit import Example, _turned, fit_elf, prepare_example
 
 ARGUMENTS = {"base": 8, "blocks": 1, "kernel": 1, "attention_every": 0}
+CONTINUOUS = {"backbone": "ckconv", "base": 8, "blocks": 1, "reach": 2.0}
 CHANNELS = ["invariants"]
 
 
@@ -29,9 +31,8 @@ def fit(examples, arguments=ARGUMENTS, **options):
 
 def error(network, examples):
     with torch.no_grad():
-        return np.mean([
-            (network(e.inputs[None])[0][0] - e.elf).abs().mean().item() for e in examples
-        ])  # fmt: skip
+        predicted = [network(e.inputs[None], e.lattice[None])[0][0] for e in examples]
+    return np.mean([(p - e.elf).abs().mean() for p, e in zip(predicted, examples, strict=True)])
 
 
 def alike(one, other):
@@ -95,6 +96,41 @@ def test_training_learns(examples):
     assert error(trained, examples) < 0.5 * error(start, examples)
 
 
+def test_each_crystal_of_a_batch_is_trained_with_its_own_lattice(examples, monkeypatch):
+    """Two crystals of one shape: their lattices come together, with what belongs to them."""
+    other = Example(examples[0].inputs, examples[0].sad, examples[0].elf, 2 * examples[0].lattice)
+    seen = []
+    real = ELFPredictor.forward
+
+    def forward(self, sad, lattice=None):
+        seen.append(lattice)
+        return real(self, sad, lattice)
+
+    monkeypatch.setattr(ELFPredictor, "forward", forward)
+    fit([examples[0], other], arguments=CONTINUOUS, steps=1)
+    (lattice,) = seen
+    volumes = torch.linalg.det(lattice).abs()
+    assert volumes.max() / volumes.min() == pytest.approx(8)
+
+
+def test_continuous_network_learns(examples):
+    start = fit(examples, arguments=CONTINUOUS, steps=0)
+    trained = fit(examples, arguments=CONTINUOUS, steps=40, rate=1e-2)
+    assert error(trained, examples) < 0.6 * error(start, examples)
+
+
+def test_frequencies_of_kernels_are_not_decayed(examples):
+    """With a rate of almost zero only the decay could change anything, if it were coupled."""
+    start = fit(examples, arguments=CONTINUOUS, steps=0)
+    decayed = fit(examples, arguments=CONTINUOUS, steps=1, rate=1e-6, weight_decay=1e5)
+    name = "net.body.0.around.kernel.positional_embedding.linear.weight"
+    torch.testing.assert_close(
+        decayed.get_parameter(name), start.get_parameter(name), atol=1e-5, rtol=0
+    )
+    mix = "net.body.0.mix.weight"
+    assert not torch.allclose(decayed.get_parameter(mix), start.get_parameter(mix), rtol=1e-4)
+
+
 def test_interrupted_training_ends_like_an_uninterrupted_one(examples, tmp_path):
     path, told = tmp_path / "state.safetensors", []
 
@@ -139,6 +175,14 @@ def test_time_ends_training(examples):
     fit(examples, minutes=0.02, progress=lambda *call: calls.append(call))
     done, total = calls[-1]
     assert 1 <= done <= total <= 3 * done
+
+
+def test_time_can_be_counted_by_another_clock(examples):
+    _, steps = fit_elf(
+        examples, arguments=ARGUMENTS, minutes=1, device="cpu",
+        clock=iter(range(0, 1000, 10)).__next__,
+    )  # fmt: skip
+    assert 2 <= steps <= 6
 
 
 def test_training_leaves_the_randomness_of_others_alone(examples):

@@ -292,13 +292,16 @@ def _run(
     report: Progress,
 ) -> NDArray[np.float32]:
     """One pass over a whole cell, in slabs that become smaller until they fit."""
+    import torch
+
     from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
     from napari_vox3d.networks.slabs import count_ticks, in_slabs
 
     net: Any = getattr(network, "net", network)
     device, shape = inputs.device, inputs.shape[2:]
+    lattice = torch.from_numpy(grid.cell.astype(np.float32))[None].to(device)
     work = _SLAB_WORK if device.type == "cpu" else _SLAB_WORK_DEVICE
-    slab = max(1, int(work / (net.base**2 * net.kernel**3)))
+    slab = max(1, int(work / net.work_per_voxel()))
     while True:
         total, done = count_ticks(network, shape, slab), 0
 
@@ -309,7 +312,7 @@ def _run(
 
         try:
             with in_slabs(network, slab, tick), autocast(device, dtype):
-                main, _ = network(inputs)
+                main, _ = network(inputs, lattice)
             return main[0, 0].float().cpu().numpy()
         except Exception as error:
             if not is_out_of_memory(error):

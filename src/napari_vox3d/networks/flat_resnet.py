@@ -1,15 +1,16 @@
 """`FlatResNet3D` and `ELFPredictor`: from a superposition of atomic densities to the ELF.
 
-The network works on the whole unit cell at full resolution. Every spatial convolution is circular,
-so that a shifted cell gives the shifted prediction and a supercell the repeated one. The pooled
-statistics (group normalisation, squeeze-excitation, channel attention) run over the whole cell,
-which is why a cell must not be cut into tiles; `in_slabs` bounds memory without cutting it.
+The flat network works on the whole unit cell at full resolution. Every spatial convolution is
+circular, so that a shifted cell gives the shifted prediction and a supercell the repeated one. The
+pooled statistics (group normalisation, squeeze-excitation, channel attention) run over the whole
+cell, which is why a cell must not be cut into tiles; `in_slabs` bounds memory without cutting it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import prod
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +19,9 @@ from torch.utils.checkpoint import checkpoint
 
 from napari_vox3d.errors import ModelError
 from napari_vox3d.networks.slabs import CircularConv3d, slabs_of, thickness
+
+if TYPE_CHECKING:
+    from napari_vox3d.networks.ckconv_net import CKConvNet
 
 _REDUCTION = 16
 _FLAT_NAMES = ("flat_resnet", "flat", "flatresnet", "resnet", "flat_resnet3d")
@@ -172,13 +176,15 @@ class FlatResNet3D(nn.Module):
             if isinstance(layer, nn.Conv3d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
 
-    def forward(self, sad: Tensor) -> tuple[Tensor, list[Tensor]]:
+    def forward(self, sad: Tensor, lattice: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Predict from whole cells.
 
         Parameters
         ----------
         sad
             (B, in_ch, D, H, W), axes along lattice vectors, any positive sizes.
+        lattice
+            Not looked at: kernels are measured in voxels.
 
         Returns
         -------
@@ -194,6 +200,10 @@ class FlatResNet3D(nn.Module):
     def balance_inputs(self, deviation: Tensor) -> None:
         """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
         self.stem.get_parameter("0.weight").div_(deviation[None, :, None, None, None])
+
+    def work_per_voxel(self) -> int:
+        """Multiply-adds per voxel of the costliest convolution."""
+        return self.base**2 * self.kernel**3
 
     def peak_bytes(self, shape: Sequence[int], slab_voxels: int | None = None) -> int:
         """Estimate the memory that a float32 pass without gradients needs beside the weights.
@@ -223,19 +233,23 @@ class FlatResNet3D(nn.Module):
 
 
 class ELFPredictor(nn.Module):
-    """SAD-to-ELF model: a `FlatResNet3D` and the logarithmic variances of its training losses.
+    """SAD-to-ELF model: a network and the logarithmic variances of its training losses.
 
-    The names of its parameters are those of ELFNet (https://github.com/Austin243/ELFNet, MIT), so
-    that published checkpoints fit.
+    With the flat network the names of its parameters are those of ELFNet
+    (https://github.com/Austin243/ELFNet, MIT), so that published checkpoints fit.
 
     Parameters
     ----------
     in_ch
         Input channels.
     backbone
-        ``"flat_resnet"``, the only one.
-    base, blocks, kernel, attention_every, use_checkpoint
-        As for `FlatResNet3D`.
+        ``"flat_resnet"`` or ``"ckconv"``.
+    base, blocks, use_checkpoint
+        As for `FlatResNet3D` and `CKConvNet`.
+    kernel, attention_every
+        As for `FlatResNet3D`; the other network has none.
+    reach
+        Å that the kernels of a `CKConvNet` reach.
 
     Attributes
     ----------
@@ -246,6 +260,8 @@ class ELFPredictor(nn.Module):
     ------
     ModelError
         If `backbone` is another one.
+    ValueError
+        If `reach` is not positive.
     """
 
     def __init__(
@@ -257,15 +273,26 @@ class ELFPredictor(nn.Module):
         kernel: int = 5,
         attention_every: int = 4,
         use_checkpoint: bool = False,
+        reach: float = 3.0,
     ) -> None:
         super().__init__()
-        if backbone.lower().replace("-", "_") not in _FLAT_NAMES:
-            raise ModelError(f"Unknown backbone {backbone!r} of ELFPredictor; use 'flat_resnet'.")
         self.eta_vox = nn.Parameter(torch.zeros(()))
         self.eta_grad = nn.Parameter(torch.zeros(()))
         self.eta_hist = nn.Parameter(torch.zeros(()))
         self.eta_peak = nn.Parameter(torch.zeros(()))
-        self.net = FlatResNet3D(in_ch, base, blocks, kernel, attention_every, use_checkpoint)
+        name = backbone.lower().replace("-", "_")
+        if name in _FLAT_NAMES:
+            self.net: FlatResNet3D | CKConvNet = FlatResNet3D(
+                in_ch, base, blocks, kernel, attention_every, use_checkpoint
+            )
+        elif name == "ckconv":
+            from napari_vox3d.networks.ckconv_net import CKConvNet
+
+            self.net = CKConvNet(in_ch, base, blocks, reach, use_checkpoint)
+        else:
+            raise ModelError(
+                f"Unknown backbone {backbone!r} of ELFPredictor; use 'flat_resnet' or 'ckconv'."
+            )
 
     def forward(self, sad: Tensor, lattice: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Predict from whole cells.
@@ -283,8 +310,13 @@ class ELFPredictor(nn.Module):
             (B, 1, D, H, W) in [0, 1].
         aux
             Empty list.
+
+        Raises
+        ------
+        ModelError
+            If a `CKConvNet` is given no lattice.
         """
-        return self.net(sad)
+        return self.net(sad, lattice)
 
     @torch.no_grad()
     def predict_elf(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:

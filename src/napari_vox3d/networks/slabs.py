@@ -101,6 +101,8 @@ def thickness(plane_voxels: int, slab_voxels: int) -> int:
 
 def _pad_periodically(x: Tensor, pads: Sequence[int]) -> Tensor:
     """Repeat (B, C, D, H, W) periodically by `pads` voxels at both ends of D, H, W."""
+    if not any(pads):
+        return x
     if all(pad <= size for pad, size in zip(pads, x.shape[2:], strict=True)):
         return F.pad(x, [pad for pad in reversed(pads) for _ in range(2)], mode="circular")
     for axis, pad in enumerate(pads, start=2):  # a cell smaller than the halo repeats more often
@@ -115,7 +117,7 @@ def _periodic_rows(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
         count = min(stop - start, size - first)
         pieces.append(x.narrow(axis, first, count))
         start += count
-    return torch.cat(pieces, axis)
+    return pieces[0] if len(pieces) == 1 else torch.cat(pieces, axis)
 
 
 class CircularConv3d(nn.Conv3d):

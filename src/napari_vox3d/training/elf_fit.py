@@ -110,13 +110,15 @@ def fit_elf(
     progress: Progress | None = None,
     on_step: Callable[[int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> tuple[ELFPredictor, int]:
     """Train an `ELFPredictor` for a given time or number of steps.
 
     The losses are the weighted smooth L1 distance, the periodic gradients, and the distribution
-    of values, balanced by learnt variances. Batches hold cells of one shape; axes are exchanged
-    and reversed at random (the network treats shifted cells alike by construction), and noise is
-    added to the inputs. AdamW with one cycle of the learning rate: up for 15 % of the training,
+    of values, balanced by learnt variances. Batches hold cells of one shape. Where kernels are
+    measured in voxels, axes are exchanged and reversed at random; networks without such kernels
+    treat turned crystals alike by construction, and all of them shifted ones. Noise is added to
+    the inputs. AdamW with one cycle of the learning rate: up for 15 % of the training,
     then down to zero along a cosine.
 
     Parameters
@@ -144,6 +146,8 @@ def fit_elf(
         Called after each step with its number and the mean absolute error of its batch.
     stop
         Asked before each step; True ends the training as if the time were up.
+    clock
+        Gives the seconds that `minutes` are counted in; `time.process_time` for processor time.
 
     Returns
     -------
@@ -168,33 +172,46 @@ def fit_elf(
         network = ELFPredictor(in_ch=len(examples[0].inputs), **(arguments or {}))
         network.net.balance_inputs(deviation)
         network.to(place).train()
-        optimizer = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=weight_decay)
+        optimizer = torch.optim.AdamW(_decayed(network, weight_decay), lr=rate)
         done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
-        began = saved = time.monotonic() - spent
+        began = saved = clock() - spent
         try:
             for batch in _batches(examples, seed, done):
-                share = _share(done, steps, time.monotonic() - began, minutes)
+                share = _share(done, steps, clock() - began, minutes)
                 if share >= 1 or (stop is not None and stop()):
                     break
                 for group in optimizer.param_groups:
                     group["lr"] = rate * _cycle(share)
                 torch.manual_seed(_number(seed, done))
-                turned = _turned(batch, random.Random(_number(seed, done)))
-                error = _step(network, optimizer, _noisy(turned, deviation), place)
+                if network.net.knows_one_spacing:  # others treat turned crystals alike
+                    batch = _turned(batch, random.Random(_number(seed, done)))
+                error = _step(network, optimizer, _noisy(batch, deviation), place)
                 done += 1
                 if on_step is not None:
                     on_step(done, error)
                 if progress is not None:
-                    share = _share(done, steps, time.monotonic() - began, minutes)
+                    share = _share(done, steps, clock() - began, minutes)
                     progress(done, max(done, round(done / share)))
-                if checkpoint is not None and time.monotonic() - saved > _SAVE_EVERY:
-                    saved = time.monotonic()
+                if checkpoint is not None and clock() - saved > _SAVE_EVERY:
+                    saved = clock()
                     save_checkpoint(checkpoint, network, optimizer, seed, done, saved - began)
         finally:
             if checkpoint is not None:
-                seconds = time.monotonic() - began
+                seconds = clock() - began
                 save_checkpoint(checkpoint, network, optimizer, seed, done, seconds)
     return network.cpu().eval(), done
+
+
+def _decayed(network: ELFPredictor, weight_decay: float) -> list[dict[str, Any]]:
+    """Parameters for an optimiser; those of kernels that set frequencies are not decayed."""
+    groups: dict[bool, list[Tensor]] = {False: [], True: []}
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            groups[hasattr(parameter, "_no_weight_decay")].append(parameter)
+    return [
+        {"params": groups[False], "weight_decay": weight_decay},
+        {"params": groups[True], "weight_decay": 0.0},
+    ]
 
 
 def _step(

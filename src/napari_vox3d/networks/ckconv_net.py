@@ -1,0 +1,181 @@
+"""`CKConvNet`: a periodic network whose kernels are functions of the distance in Å.
+
+Nothing in it knows the grid: continuous convolutions reach as far in every cell, everything else
+acts on single voxels or on the whole cell. So the prediction at a point is that of the crystal, in
+whichever cell, orientation and grid it is written down, up to the error of sums over grid points.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from napari_vox3d.errors import ModelError
+from napari_vox3d.networks.ckconv import CartesianCKConv3d
+from napari_vox3d.networks.fourier import add_shortcut, apply_spectrum
+from napari_vox3d.networks.slabs import CircularConv3d, slabs_of
+
+_WIDER = 2  # channels between the two mixes of a block, over those of the body
+_TRANSFORMS = 8  # a Fourier transform of one channel takes as long as mixing 1/8 of the channels
+_MOVING = 128  # multiply-adds in the time that one value is read and written
+
+
+class PeriodicCKConv3d(CartesianCKConv3d):
+    """`CartesianCKConv3d` that runs in groups of channels inside `in_slabs`."""
+
+    def forward(self, x: Tensor, lattice: Tensor) -> Tensor:
+        """Convolve one period: (B, C, D, H, W) and (B, 3, 3) Å to (B, C, D, H, W)."""
+        slabs = slabs_of(self)
+        if slabs is None:
+            return super().forward(x, lattice)
+        shape = (x.shape[2], x.shape[3], x.shape[4])
+        cells = [tuple(map(tuple, cell)) for cell in lattice.double().tolist()]
+        kernel = torch.stack([self._kernel(cell, shape) for cell in cells])
+        out = torch.empty_like(x)
+        group = _group(len(x) * prod(shape), self.channels, slabs.voxels)
+        for start in range(0, self.channels, group):
+            some = slice(start, start + group)
+            spectrum = torch.fft.rfftn(kernel[:, some], dim=(2, 3, 4))
+            y = apply_spectrum(x[:, some], spectrum, shape)
+            out[:, some] = add_shortcut(y, x[:, some], self.shortcut[some])
+            slabs.tick()
+        return out
+
+    def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
+        """One at the start and one for each group of channels."""
+        return 1 - (-self.channels // _group(prod(shape), self.channels, slab_voxels))
+
+
+def _group(voxels: int, channels: int, slab_voxels: int) -> int:
+    """Channels that are transformed at a time, in about the time of mixing one slab."""
+    return min(channels, max(1, slab_voxels * channels // (_TRANSFORMS * voxels)))
+
+
+class ContinuousBlock(nn.Module):
+    """Normalise, look around, mix channels twice; added to the input."""
+
+    def __init__(self, channels: int, reach: float, use_checkpoint: bool = False) -> None:
+        super().__init__()
+        self.use_checkpoint = use_checkpoint
+        self.norm = _group_norm(channels)
+        self.around = PeriodicCKConv3d(channels, reach)
+        nn.init.ones_(self.around.shortcut)  # a point itself counts as much as its surroundings
+        self.widen = CircularConv3d(channels, _WIDER * channels, 1)
+        self.mix = CircularConv3d(_WIDER * channels, channels, 1)
+
+    def forward(self, x: Tensor, lattice: Tensor) -> Tensor:
+        """Refine (B, C, D, H, W)."""
+        if self.use_checkpoint and self.training and torch.is_grad_enabled():
+            return x + checkpoint(self._correction, x, lattice, use_reentrant=False)
+        return x + self._correction(x, lattice)
+
+    def _correction(self, x: Tensor, lattice: Tensor) -> Tensor:
+        return self.mix(F.gelu(self.widen(self.around(self.norm(x), lattice))))
+
+
+class CKConvNet(nn.Module):
+    """Residual network of continuous convolutions in Å with a sigmoid head.
+
+    Parameters
+    ----------
+    in_ch
+        Input channels.
+    base
+        Channels of the body; a multiple of 8, or below 8.
+    blocks
+        Residual blocks.
+    reach
+        Radius of the kernels in Å.
+    use_checkpoint
+        Recompute the blocks in the backward pass instead of keeping their activations.
+
+    Attributes
+    ----------
+    knows_one_spacing
+        False: it works on any grid that resolves its input.
+    """
+
+    knows_one_spacing = False
+
+    def __init__(
+        self,
+        in_ch: int = 1,
+        base: int = 32,
+        blocks: int = 4,
+        reach: float = 3.0,
+        use_checkpoint: bool = False,
+    ) -> None:
+        super().__init__()
+        self.base = base
+        self.stem = nn.Sequential(CircularConv3d(in_ch, base, 1), _group_norm(base), nn.GELU())
+        self.body = nn.ModuleList(
+            ContinuousBlock(base, reach, use_checkpoint) for _ in range(blocks)
+        )
+        self.post = nn.Sequential(_group_norm(base), nn.GELU())
+        self.head = nn.Sequential(nn.Conv3d(base, 1, 1), nn.Sigmoid())
+
+    def forward(self, sad: Tensor, lattice: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Predict from whole cells.
+
+        Parameters
+        ----------
+        sad
+            (B, in_ch, D, H, W), axes along lattice vectors, any positive sizes.
+        lattice
+            (B, 3, 3) Å: edges of the cells along D, H, W.
+
+        Returns
+        -------
+        main
+            (B, 1, D, H, W) in [0, 1].
+        aux
+            Empty list.
+
+        Raises
+        ------
+        ModelError
+            If there is no lattice.
+        """
+        if lattice is None:
+            raise ModelError("A CKConv network needs the lattice of each crystal.")
+        x = self.stem(sad)
+        for block in self.body:
+            x = block(x, lattice)
+        return self.head(self.post(x)), []
+
+    @torch.no_grad()
+    def balance_inputs(self, deviation: Tensor) -> None:
+        """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
+        self.stem.get_parameter("0.weight").div_(deviation[None, :, None, None, None])
+
+    def work_per_voxel(self) -> int:
+        """Multiply-adds per voxel of the costliest convolution, or what moving its values costs."""
+        return _WIDER * self.base * (self.base + _MOVING)
+
+    def peak_bytes(self, shape: Sequence[int], slab_voxels: int | None = None) -> int:
+        """Estimate the memory that a float32 pass without gradients needs beside the weights.
+
+        Parameters
+        ----------
+        shape
+            (D, H, W) of the grid, or (B, D, H, W).
+        slab_voxels
+            As for `in_slabs`; None for the plain pass.
+
+        Returns
+        -------
+        int
+            Bytes at the peak: five activations, and for the voxels of one slab five more.
+        """
+        voxels = prod(shape)
+        slab = voxels if slab_voxels is None else min(slab_voxels, voxels)
+        return 4 * self.base * 5 * (voxels + slab)
+
+
+def _group_norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(min(8, channels), channels)
