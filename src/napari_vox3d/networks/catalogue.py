@@ -112,7 +112,7 @@ ARCHITECTURES = (
         title="CKConv",
         task="elf",
         network="ELFPredictor",
-        small={"backbone": "ckconv", "base": 32, "blocks": 4},
+        small={"backbone": "ckconv", "base": 32, "blocks": 3},
         large={"backbone": "ckconv", "base": 128, "blocks": 8},
         about="Continuous kernels measured in Å, right for every shape of cell.",
     ),
