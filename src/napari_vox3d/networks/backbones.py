@@ -10,20 +10,24 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import lcm, prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from napari_vox3d.errors import ModelError
 from napari_vox3d.networks.cell_options import CellOptions
-from napari_vox3d.networks.cells import Block, kept_window
+from napari_vox3d.networks.cells import Block, Cell, kept_window
 from napari_vox3d.networks.memory import require_memory
 from napari_vox3d.networks.resampling import DownSample2x, UpSample2x
 
-_MAPS = 3  # copies of its widest map that a cell holds at a time
-
 Windows = Mapping[str, Sequence[Sequence[int]]]
+
+
+class _Place(NamedTuple):
+    level: int
+    in_channels: int
+    out_channels: int
 
 
 class _Backbone(nn.Module):
@@ -57,8 +61,8 @@ class _Backbone(nn.Module):
         self.out_channels: list[int] = []
         self.blocks = nn.ModuleDict()
         self.samplers = nn.ModuleDict()
-        self._level_of: dict[str, int] = {}
-        self._width_of: dict[str, int] = {}
+        self._places: dict[str, _Place] = {}
+        self._joined = 0  # channels of maps that are raised to full resolution and joined
         self._steps = tuple(2 if pyramid and halved else 1 for halved in (downsample_depth, 1, 1))
         self._shape = None if shape is None else tuple(shape)
         self._depth = downsample_depth
@@ -80,8 +84,7 @@ class _Backbone(nn.Module):
         options = {**self._cell_options, "window": tuple(window), "patch": tuple(patch)}
         shape = None if self._shape is None else self._size_at(level, self._shape)
         self.blocks[place] = Block(in_channels, out, cells, shape, **options)
-        self._level_of[place] = level
-        self._width_of[place] = out
+        self._places[place] = _Place(level, in_channels, out)
 
     def _add_down(self, name: str, in_channels: int, out: int, steps: int = 1) -> None:
         method = self._methods[0]
@@ -110,11 +113,10 @@ class _Backbone(nn.Module):
 
         Windows of attention count; maps smaller than a window are taken as well.
         """
-        deepest = max(self._level_of.values())
-        fitting = [tuple(step**deepest for step in self._steps)]
-        for place, level in self._level_of.items():
-            needed = self.blocks[place].multiple
-            fitting.append(tuple(n * s**level for n, s in zip(needed, self._steps, strict=True)))
+        fitting = [self._halvings()]
+        for name, place in self._places.items():
+            needed = zip(self._block(name).multiple, self._steps, strict=True)
+            fitting.append(tuple(size * step**place.level for size, step in needed))
         depth, height, width = (lcm(*axis) for axis in zip(*fitting, strict=True))
         return depth, height, width
 
@@ -127,25 +129,34 @@ class _Backbone(nn.Module):
             (D, H, W) or (B, D, H, W) of the input, in float32.
         """
         batch, *size = (1, *shape)[-4:]
-        kept = passing = 0
-        for place, level in self._level_of.items():
-            block, here = self.blocks[place], (batch, *self._size_at(level, size))
-            kept += 4 * prod(here) * self._width_of[place]
-            passing = max(passing, _block_bytes(block, here))
+        ratio = self._cell_options.get("mixer_ratio", CellOptions.mixer_ratio)
+        kept, passing = 0, 3 * 4 * batch * prod(size) * self._joined
+        for name, place in self._places.items():
+            here = (batch, *self._size_at(place.level, size))
+            kept += 4 * prod(here) * place.out_channels
+            passing = max(passing, _block_bytes(self._block(name), place, ratio, here))
         return kept + passing
+
+    def _block(self, name: str) -> Block:
+        block = self.blocks[name]
+        assert isinstance(block, Block)
+        return block
+
+    def _halvings(self) -> tuple[int, ...]:
+        deepest = max(place.level for place in self._places.values())
+        return tuple(step**deepest for step in self._steps)
 
     def _check(self, x: Tensor) -> None:
         """Refuse, before anything is computed, what cannot work."""
         size = tuple(x.shape[2:])
         name = type(self).__name__
-        deepest = max(self._level_of.values())
-        halved = [step**deepest for step in self._steps]
+        halved = self._halvings()
         if any(n % m for n, m in zip(size, halved, strict=True)):
             raise ModelError(
                 f"This {name} takes sizes (D, H, W) that are multiples of {_times(halved)}, "
                 f"not {_times(size)}; pad the volume."
             )
-        coarsest = self._size_at(deepest, size)
+        coarsest = [n // m for n, m in zip(size, halved, strict=True)]
         if min(coarsest[1:]) < 2:
             raise ModelError(
                 f"{_times(size)} voxels become {_times(coarsest)} on the coarsest level of this "
@@ -316,6 +327,7 @@ class HRNet(_Backbone):
         )
         widths = [self.width(level) for level in range(levels)]
         self.out_channels = [*widths, sum(widths)]
+        self._joined = sum(widths)
         for stage in range(levels):
             for level in range(stage + 1):
                 first = in_channels if stage == 0 else widths[level]
@@ -425,13 +437,15 @@ class SOANet(_Backbone):
         return outputs
 
 
-def _block_bytes(block: Block, shape: Sequence[int]) -> int:
+def _block_bytes(block: Block, place: _Place, mixer_ratio: float, shape: Sequence[int]) -> int:
     """Memory that a block takes at its peak for (B, D, H, W), its input counted."""
-    convolving = 0
-    for cell in block.cells:
-        widths = [m.out_channels for m in cell.modules() if isinstance(m, nn.Conv3d)]
-        convolving = max(convolving, _MAPS * max(widths))
-    return max(4 * prod(shape) * convolving, block.attention_bytes(shape))
+    maps = 2 * place.in_channels + 3 * place.out_channels
+    if any(isinstance(cell, Cell) and cell.kind.mixer for cell in block.cells):
+        # A convolution holds its input, a mirrored copy, and one in the layout of its library.
+        maps += 3 * int(mixer_ratio * place.out_channels)
+    around = place.in_channels + place.out_channels
+    voxels = 4 * prod(shape)
+    return max(voxels * maps, block.attention_bytes(shape) + voxels * around)
 
 
 def _one_per_place(blocks: Sequence[str], places: int) -> list[str]:
