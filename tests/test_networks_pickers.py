@@ -3,7 +3,6 @@ import torch
 
 from napari_vox3d import networks
 from napari_vox3d.errors import ModelError
-from napari_vox3d.networks.catalogue import ARCHITECTURES
 from napari_vox3d.networks.pickers import DensePicker
 
 SMALL = {

@@ -22,6 +22,7 @@ Advance = Callable[[int], None]
 Progress = Callable[[int, int], None]
 
 _SMALLEST = 24  # voxels along an edge of a tile
+_USEFUL = 64  # smaller tiles are nearly all halo: taken only once memory has run out
 _LARGEST, _LARGEST_ON_GPU = 256, 512
 _MEMORY = 1.5e9  # bytes that a tile may take on the processor
 _GPU_SHARE = 0.4  # of the memory that is free on a GPU
@@ -203,7 +204,7 @@ class DensePass:
             largest, memory = _LARGEST_ON_GPU, _GPU_SHARE * available_memory(self._device)
         network = self._network
         edge = largest // network.multiple * network.multiple
-        while edge > network.multiple:
+        while edge - network.multiple >= _USEFUL:
             seen = np.minimum(edge + 2 * network.halo, self._end)
             if network.peak_bytes(seen.tolist()) <= memory:
                 break

@@ -94,7 +94,9 @@ class DensePicker(nn.Module):
         self.multiple: int = before * multiple
         self._cell = before  # voxels of a cell that the backbone sees
         self.halo: int = self._measured_halo()
-        self.to(memory_format=torch.channels_last_3d)  # half as fast again on processors
+        for weight in self.parameters():  # half as fast again on processors
+            if weight.ndim == 5:
+                weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
 
     def forward(self, volume: Tensor) -> Tensor:
         """Score every cell of a volume.
