@@ -43,8 +43,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     Raises
     ------
     FormatError
-        If the columns for a position are missing, a value is no number, or the table is in
-        voxels and `volume` is None.
+        If the columns for a position are missing, a value is no number, the table is in voxels
+        and `volume` is None, or it holds several tomograms and none bears the name of `volume`.
     """
     path = Path(path)
     with path.open(newline="", encoding="utf-8-sig") as file:
@@ -78,11 +78,12 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     if not np.isfinite(positions).all():
         row = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise FormatError(path, "lacks a coordinate", where=f"line {row + 2}")
-    tomograms = set(words("tomogram") or []) - {""}
-    if len(tomograms) == 1 and volume is None:
-        frame["tomogram"] = tomograms.pop()
+    tomograms = words("tomogram") or [""]
+    own = _own(path, tomograms, volume)
+    if volume is None:
+        frame["tomogram"] = tomograms[0] if tomograms else ""
     scores, radii = numbers(("score",)), numbers(("radius_angstrom",))
-    return Picks(
+    picks = Picks(
         positions,
         np.array(words("class", "label") or UNNAMED_CLASS),
         None if scores is None else scores[:, 0],
@@ -90,6 +91,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         None if radii is None else radii[:, 0],
         **frame,
     )
+    return picks if own is None else picks.select(own)
 
 
 def write(path: str | Path, picks: Picks) -> None:
@@ -116,6 +118,21 @@ def write(path: str | Path, picks: Picks) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
+
+
+def _own(path: Path, tomograms: list[str], volume: Volume | None) -> NDArray[np.bool_] | None:
+    """Which rows are of the tomogram; None if there is only one."""
+    names = list(dict.fromkeys(tomograms))
+    if len(names) < 2:
+        return None
+    if volume is None or volume.name not in names:
+        raise FormatError(
+            path,
+            f"holds picks of {len(names)} tomograms ({', '.join(names[:5])})"
+            + ("" if volume is None else f", none of them {volume.name!r}"),
+            hint="Read it together with a tomogram of one of these names.",
+        )
+    return np.array(tomograms) == volume.name
 
 
 def _columns(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, list[object]]:

@@ -88,8 +88,8 @@ class ModelChoice(QWidget):
     def __init__(self, task: Task, remembered: str = ""):
         super().__init__()
         self._task = task
-        self.menu = drop_down("")
-        self._list_models()
+        self._cards = {}
+        self.menu = drop_down("", choices=self._models)
         self.about = note()
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
@@ -107,7 +107,7 @@ class ModelChoice(QWidget):
         """List a new model in every open window for its task, and choose it there."""
         for choice in list(cls._open):
             if choice._task == card.task and isalive(choice):
-                choice._list_models()
+                choice.menu.reset_choices()
                 choose(choice.menu, card.name)
 
     @property
@@ -120,10 +120,10 @@ class ModelChoice(QWidget):
         """Name to remember: empty for the default, which may become another one."""
         return "" if self.card is None or self.card.default else self.card.name
 
-    def _list_models(self) -> None:
+    def _models(self, _: object = None) -> list[tuple[str, str]]:
         self._cards = {card.name: card for card in vox.list_models(self._task)}
         titles = Counter(card.title for card in self._cards.values())
-        self.menu.choices = [  # a drop-down keeps one of several choices of the same text
+        return [  # a drop-down keeps one of several choices of the same text
             (card.title if titles[card.title] == 1 else f"{card.title} ({name})", name)
             for name, card in self._cards.items()
         ]

@@ -11,6 +11,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 from magicgui.widgets import CheckBox, FloatSlider, FloatSpinBox, PushButton, RangeSlider
 from napari.layers import Layer, Shapes
+from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import QFileDialog, QFormLayout, QGridLayout, QLabel, QWidget
 
@@ -176,6 +177,9 @@ class PickParticles(QWidget):
         self.volume.reset_choices()
         self.region.reset_choices()
         self._offer_slices()
+        for layer in self.volume.choices:  # another window may set the voxel size
+            layer.events.scale.connect(self._ask_for_voxel_size)
+            layer.events.units.connect(self._ask_for_voxel_size)
         self._on_volume()
 
     def save_picks(self, path: str | Path, format: str | None = None) -> list[Path]:
@@ -217,8 +221,7 @@ class PickParticles(QWidget):
 
     def _on_volume(self) -> None:
         layer = self.volume.value
-        known = layer is None or volume_from_layer(layer).calibrated
-        self._form.setRowVisible(self.voxel_size.native, not known)
+        self._ask_for_voxel_size()
         if layer is None:
             self.result.setText(OPEN_FIRST)
         elif layer is not self._current:
@@ -228,6 +231,12 @@ class PickParticles(QWidget):
         if layer is not self._current:
             self._current = layer
             self._recall_choices()
+
+    def _ask_for_voxel_size(self) -> None:
+        if isalive(self):
+            layer = self.volume.value
+            known = layer is None or volume_from_layer(layer).calibrated
+            self._form.setRowVisible(self.voxel_size.native, not known)
 
     def _recall_choices(self) -> None:
         """Show the thresholds and counts that belong to the picks of this tomogram."""

@@ -62,6 +62,7 @@ class StartChoice(QWidget):
             "a new network starts from nothing."
             if models
             else "The network to train, from nothing.",
+            choices=self._starts,
         )
         self.size = drop_down(
             "Large networks learn more and need more time and memory.",
@@ -73,7 +74,6 @@ class StartChoice(QWidget):
         for part in (self.menu.native, self.size.native, self.about):
             layout.addWidget(part)
         self.setToolTip(self.menu.tooltip)
-        self.list_models()
         choose(self.menu, remembered.get("start"))
         choose(self.size, remembered.get("size"))
         self.menu.changed.connect(self._describe)
@@ -92,12 +92,11 @@ class StartChoice(QWidget):
         kind, name = self.menu.value.split(" ", 1)
         return self._cards[name].classes if kind == "base" else []
 
-    def list_models(self) -> None:
-        """Offer the models that are there now."""
+    def _starts(self, _: object = None) -> list[tuple[str, str]]:
         cards = vox.list_models(self._task) if self._offers_models else []
         self._cards = {card.name: card for card in cards if card.network is not None}
         new = "New " if self._offers_models else ""
-        self.menu.choices = [
+        return [
             *((f"Model: {card.title}", f"base {name}") for name, card in self._cards.items()),
             *((f"{new}{e.title}", f"network {e.name}") for e in self._networks.values()),
         ]
@@ -279,11 +278,16 @@ class TrainingControl(QWidget):
 
     def _stop(self) -> None:
         self._stopped.set()
-        self.stop.setText("Stopping: the model is tested and saved…")
-        self.stop.setEnabled(False)
+        self._show_stopping()
 
     def _show_loss(self) -> None:
         self.curve.update()
+        if self.run.finishing:
+            self._show_stopping()
+
+    def _show_stopping(self) -> None:
+        self.stop.setText("The model is tested and saved…")
+        self.stop.setEnabled(False)
 
     def _show_result(self, model: Model) -> None:
         card = model.card

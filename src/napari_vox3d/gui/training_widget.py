@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
-from weakref import WeakSet
 
 from magicgui.widgets import CheckBox, FloatSpinBox
 from napari.layers import Layer
@@ -167,7 +166,6 @@ class TrainPicker(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
         self._viewer = napari_viewer
-        self._watched: WeakSet[Layer] = WeakSet()
         self._rows: list[ExampleRow] = []
         self._classes: list[ClassRow] = []
         self._radii: dict[str, float] = {}  # as the user set them
@@ -198,7 +196,7 @@ class TrainPicker(QWidget):
         self.start.changed.connect(self._list_classes)
         self.add.clicked.connect(self._add_row)
         self.voxel_size.changed.connect(self._calibrate)
-        self.training.run.ended.connect(self.start.list_models)
+        self.training.run.ended.connect(self.start.menu.reset_choices)
         self._add_row()
         self.reset_choices()
 
@@ -211,11 +209,13 @@ class TrainPicker(QWidget):
         """Offer the layers that are open now; napari calls this when they change."""
         for row in self._rows:
             row.reset_choices()
-        for layer in self._viewer.layers:
-            if is_picks(layer) and layer not in self._watched:
-                self._watched.add(layer)
+        for layer in self._viewer.layers:  # connecting again does nothing
+            if is_picks(layer):
                 layer.events.data.connect(self._list_classes_soon)
                 layer.events.features.connect(self._list_classes_soon)
+            elif is_tomogram(layer):
+                layer.events.scale.connect(self._list_classes_soon)
+                layer.events.units.connect(self._list_classes_soon)
         self._list_classes()
 
     def _add_row(self) -> None:

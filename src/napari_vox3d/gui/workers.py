@@ -164,6 +164,11 @@ class RunControl(QWidget):
         """True while a job runs."""
         return self._job is not None
 
+    @property
+    def finishing(self) -> bool:
+        """True while a job runs on though all it reports on is done."""
+        return self._job is not None and self._job.done >= self._job.total > 0
+
     def run(self, function: Callable[..., Any], *args: Any, then: Callable[[Any], None],
             **kwargs: Any) -> None:  # fmt: skip
         """Run `function` in a thread and hand its result to `then` on the main thread.
