@@ -29,7 +29,7 @@ from napari_vox3d.networks.tokens import (
     to_tokens,
 )
 
-_NARROW = 16  # channels; PyTorch hands only wider 3-D convolutions on the CPU to oneDNN
+_UNFOLDED = 20480  # batch × channels × D × H; PyTorch hands larger 3-D convolutions to oneDNN
 
 
 def attend(
@@ -190,16 +190,17 @@ class Attention(nn.Module):
         bias = 8 * self.heads * self._tokens((depth, height, width)) ** 2
         into, out = self.in_channels, self.out_channels
         channels = max(
-            into + 3 * out + self._workspace(into),  # the last of queries, keys and values
+            into + 3 * out + self._workspace(into, shape),  # the last of queries, keys and values
             into + 8 * out,  # these, scaled queries and keys, the result, the part of the bias
-            into + 2 * out + self._workspace(out),  # the projection of the result
+            into + 2 * out + self._workspace(out, shape),  # the projection of the result
         )
         return 4 * batch * prod(size) * channels + (bias if self.options.position_bias else 0)
 
-    def _workspace(self, channels: int) -> int:
-        # A padded copy; on the CPU narrow convolutions are unfolded to one channel per weight.
-        narrow = min(channels, self.out_channels) <= _NARROW
-        return channels * (1 + self.kernel_voxels) if narrow else channels
+    def _workspace(self, channels: int, shape: Sequence[int]) -> int:
+        # A padded copy; on the CPU small convolutions are unfolded to one channel per weight.
+        batch, depth, height, _ = shape
+        unfolded = batch * channels * depth * height <= _UNFOLDED
+        return channels * (1 + self.kernel_voxels) if unfolded else channels
 
     def _tokens(self, size: Size) -> int:
         raise NotImplementedError
