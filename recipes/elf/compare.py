@@ -22,16 +22,16 @@ import torch
 from rich.console import Console
 from rich.progress import Progress, track
 from rich.table import Table
-from train import SPACING, Crystal, read_crystals, split
+from train import NAMES, SPACING, Crystal, read_crystals, split
 
 import napari_vox3d as vox
 from napari_vox3d.formats import write_aside
-from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec
-from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
+from napari_vox3d.models import Model
+from napari_vox3d.networks.catalogue import find_architecture
+from napari_vox3d.training.elf import fitted_model
 from napari_vox3d.training.elf_fit import Example, fit_elf, prepare_example
 
 CHANNELS = ["invariants"]
-NAMES = [entry.name for entry in ARCHITECTURES if entry.task == "elf"]
 TIMED = (48, 48, 48)
 
 
@@ -96,21 +96,14 @@ def compare(
             checkpoint=options.run / f"{name}.safetensors",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    card = ModelCard(
+    model = fitted_model(
+        network,
         name=name,
-        title=name,
-        task="elf",
-        network=NetworkSpec(
-            name="ELFPredictor", arguments={"in_ch": len(examples[0].inputs), **arguments}
-        ),
-        input=ELFInput(
-            spacing=SPACING if network.net.knows_one_spacing else None, channels=CHANNELS
-        ),
+        arguments=arguments,
+        channels=CHANNELS,
+        spacing=SPACING,
         training=f"{len(examples)} crystals, {options.minutes:g} minutes of processor time.",
-        licence="BSD-3-Clause",
-        version="1",
     )
-    model = Model(card, network.state_dict())
     errors = [error(model, crystal) for crystal in track(held_out, "Evaluating")]
     return {
         "network": name,

@@ -1,6 +1,6 @@
 """Train an ELF network on pairs of structure and ELF, and write it with its card.
 
-    python recipes/elf/train.py PAIRS OUTPUT --kernel 1 --base 64 --blocks 4 --minutes 30
+    python recipes/elf/train.py PAIRS OUTPUT --network flat-resnet --size small --minutes 30
 
 PAIRS is a folder of NAME.npz files with `symbols`, `cell` (rows a, b, c in Å), `frac` and `elf`
 (uint16 along a, b, c; 65535 is an ELF of 1), and `index.tsv` with the columns stem, composition and
@@ -25,10 +25,13 @@ from pymatgen.core import Composition, Element
 from rich.progress import Progress, track
 
 import napari_vox3d as vox
-from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec
+from napari_vox3d.models import MetricTable, Model
+from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
+from napari_vox3d.training.elf import fitted_model
 from napari_vox3d.training.elf_fit import fit_elf, prepare_example
 
 SPACING = 0.25  # Å
+NAMES = [entry.name for entry in ARCHITECTURES if entry.task == "elf"]
 DATA = "valence-only GTH-PBE pseudopotentials, not spin-polarised, Quantum ESPRESSO 6.7"
 FAMILIES = ("metal", "ionic", "covalent", "molecular", "hydride", "electride")
 
@@ -49,13 +52,10 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("output", type=Path, help="folder for checkpoint, card and weights")
     parser.add_argument("--reserved", type=Path, help="list of compositions to leave out")
-    parser.add_argument("--name", default="flat-resnet-small")
-    parser.add_argument("--title", default="FlatResNet3D, small")
+    parser.add_argument("--network", choices=NAMES, default="flat-resnet")
+    parser.add_argument("--size", choices=("small", "large"), default="small")
+    parser.add_argument("--name", help="of the model; default: network and size")
     parser.add_argument("--channels", nargs="+", default=["invariants"])
-    parser.add_argument("--base", type=int, default=64)
-    parser.add_argument("--blocks", type=int, default=4)
-    parser.add_argument("--kernel", type=int, default=1)
-    parser.add_argument("--attention-every", type=int, default=0)
     parser.add_argument("--minutes", type=float, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--default", action="store_true", help="mark as the default model")
@@ -69,12 +69,8 @@ def main() -> None:
         prepare_example(crystal.elf, options.channels, SPACING)
         for crystal in track(training, "Preparing")
     ]
-    arguments = {
-        "base": options.base,
-        "blocks": options.blocks,
-        "kernel": options.kernel,
-        "attention_every": options.attention_every,
-    }
+    architecture = find_architecture(options.network, "elf")
+    arguments = architecture.arguments(options.size)
     with Progress() as bar:
         task = bar.add_task("Training")
         network, _ = fit_elf(
@@ -86,32 +82,26 @@ def main() -> None:
             checkpoint=options.output / "checkpoint.safetensors",
             progress=lambda done, total: bar.update(task, completed=done, total=total),
         )
-    # 1³ kernels see no neighbours, so any grid will do; others know the spacing they learnt on.
-    spacing = SPACING if options.kernel > 1 or options.attention_every else None
-    card = ModelCard(
-        name=options.name,
-        title=options.title,
-        task="elf",
-        default=options.default,
-        network=NetworkSpec(
-            name="ELFPredictor", arguments={"in_ch": len(examples[0].inputs), **arguments}
-        ),
-        input=ELFInput(spacing=spacing, channels=options.channels),
+    model = fitted_model(
+        network,
+        name=options.name or f"{options.network}-{options.size}",
+        arguments=arguments,
+        channels=options.channels,
+        spacing=SPACING,
         training=f"{len(training)} crystals: {DATA}. {options.minutes:g} minutes on one CPU core.",
+        title=f"{architecture.title}, {options.size}",
+        default=options.default,
         licence="BSD-3-Clause",
-        version="1",
         description=(
-            "A small configuration of FlatResNet3D, trained briefly: a first model, not the "
-            "production one. Not a VASP ELFCAR: cores are absent. Poor for electrides, hydrides, "
-            "and elements it has not seen."
+            f"A {options.size} configuration of {architecture.title}, trained briefly: a first "
+            "model, not the production one. Not a VASP ELFCAR: cores are absent. Poor for "
+            "electrides, hydrides, and elements it has not seen."
         ),
     )
-    state = network.state_dict()
-    model = Model(card, state)
     tables = evaluate(model, training, held_out)
     for table in tables:
         print(table.data, *table.rows, sep="\n  ")
-    Model(card.model_copy(update={"metrics": tables}), state).save(options.output)
+    model.with_card(model.card.model_copy(update={"metrics": tables})).save(options.output)
 
 
 def read_crystals(pairs: Path, reserved: Path | None) -> list[Crystal]:

@@ -98,9 +98,12 @@ class CKConvNet(nn.Module):
     ----------
     knows_one_spacing
         False: it works on any grid that resolves its input.
+    learning_rate
+        Highest rate of AdamW that it was found to train well with.
     """
 
     knows_one_spacing = False
+    learning_rate = 1e-2
 
     def __init__(
         self,
@@ -170,7 +173,8 @@ class CKConvNet(nn.Module):
         Returns
         -------
         int
-            Bytes at the peak: five activations, and for the voxels of one slab five more.
+            Bytes at the peak: five activations, and for the voxels of one slab five more. Within
+            about a third of what was measured on a CPU for grids of 64³ and 96³.
         """
         voxels = prod(shape)
         slab = voxels if slab_voxels is None else min(slab_voxels, voxels)

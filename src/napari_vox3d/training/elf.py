@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,9 @@ from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, Network
 from napari_vox3d.networks.catalogue import Size, find_architecture
 from napari_vox3d.training.elf_fit import Progress, fit_elf, prepare_example
 from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_vox3d.networks import ELFPredictor
 
 _HOLD_OUT = 5  # one composition in so many
 
@@ -89,8 +93,7 @@ def train_elf(
     InferenceError
         If the device is not there.
     """
-    architecture = find_architecture(network, "elf")
-    arguments = architecture.arguments(size)
+    arguments = find_architecture(network, "elf").arguments(size)
     if not elfs:
         raise Vox3dError("There are no ELFs to learn from.")
     if not (np.isfinite(spacing) and spacing > 0):
@@ -120,26 +123,62 @@ def train_elf(
         on_step=on_step,
         stop=stop,
     )
-    card = ModelCard(
+    model = fitted_model(
+        trained,
         name=name,
-        title=name,
-        task="elf",
-        network=NetworkSpec(
-            name=architecture.network, arguments={"in_ch": len(examples[0].inputs), **arguments}
-        ),
-        input=ELFInput(
-            spacing=spacing if trained.net.knows_one_spacing else None, channels=list(channels)
-        ),
+        arguments=arguments,
+        channels=channels,
+        spacing=spacing,
         training=_account(training, held_out, steps_made, spacing),
-        licence="that of its training data",
-        version="1",
     )
-    model = Model(card, trained.state_dict())
     if not held_out:
         return model
     median = float(np.median(np.concatenate([e.elf.numpy().ravel() for e in examples])))
     table = _errors(model, held_out, median, spacing, device, lambda: report(*last))
-    return model.with_card(card.model_copy(update={"metrics": [table]}))
+    return model.with_card(model.card.model_copy(update={"metrics": [table]}))
+
+
+def fitted_model(
+    network: ELFPredictor,
+    *,
+    name: str,
+    arguments: dict[str, Any],
+    channels: Sequence[str],
+    spacing: float,
+    training: str,
+    **fields: Any,
+) -> Model:
+    """Give a network from `fit_elf` its card.
+
+    Parameters
+    ----------
+    network
+        As fitted.
+    name
+        Of the model.
+    arguments
+        Of the network beside the number of input channels, as given to `fit_elf`.
+    channels, spacing
+        What the examples were prepared with. The card asks for that spacing only if the network
+        knows no other.
+    training
+        What it was trained on, honestly.
+    **fields
+        Further fields of `ModelCard`; the title is the name by default, the licence that of the
+        training data.
+    """
+    inputs = network.net.stem.get_parameter("0.weight").shape[1]
+    card = ModelCard(
+        name=name,
+        task="elf",
+        network=NetworkSpec(name="ELFPredictor", arguments={"in_ch": inputs, **arguments}),
+        input=ELFInput(
+            spacing=spacing if network.net.knows_one_spacing else None, channels=list(channels)
+        ),
+        training=training,
+        **{"title": name, "licence": "that of its training data", "version": "1"} | fields,
+    )
+    return Model(card, network.state_dict())
 
 
 def _split(elfs: Sequence[Volume]) -> tuple[list[Volume], list[Volume]]:

@@ -102,7 +102,7 @@ def fit_elf(
     arguments: dict[str, Any] | None = None,
     minutes: float | None = None,
     steps: int | None = None,
-    rate: float = 3e-3,
+    rate: float | None = None,
     weight_decay: float = 1e-2,
     device: str = "auto",
     seed: int = 0,
@@ -131,7 +131,7 @@ def fit_elf(
         How long to train, whichever ends first, an interrupted training included; without either
         10 minutes.
     rate, weight_decay
-        Of AdamW.
+        Of AdamW; by default the highest rate is the one that the network names.
     device
         ``"auto"``, ``"cpu"``, ``"cuda"``, ….
     seed
@@ -172,7 +172,8 @@ def fit_elf(
         network = ELFPredictor(in_ch=len(examples[0].inputs), **(arguments or {}))
         network.net.balance_inputs(deviation)
         network.to(place).train()
-        optimizer = torch.optim.AdamW(_decayed(network, weight_decay), lr=rate)
+        highest = network.net.learning_rate if rate is None else rate
+        optimizer = torch.optim.AdamW(_decayed(network, weight_decay), lr=highest)
         done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
         began = saved = clock() - spent
         try:
@@ -181,7 +182,7 @@ def fit_elf(
                 if share >= 1 or (stop is not None and stop()):
                     break
                 for group in optimizer.param_groups:
-                    group["lr"] = rate * _cycle(share)
+                    group["lr"] = highest * _cycle(share)
                 torch.manual_seed(_number(seed, done))
                 if network.net.knows_one_spacing:  # others treat turned crystals alike
                     batch = _turned(batch, random.Random(_number(seed, done)))
