@@ -108,6 +108,13 @@ def test_depth_is_halved_only_if_asked(make, depth):
     assert min(shape[1] for shape in seen) == 16 >> coarsest
 
 
+@pytest.mark.parametrize(
+    ("make", "count"), [(UNet, 3_859_919), (HRNet, 3_731_183), (SOANet, 1_654_790)]
+)
+def test_default_networks_have_as_many_parameters_as_the_original(make, count):
+    assert parameters(make(1, (2, 64, 64), downsampler="patch_merge")) == count
+
+
 def test_unet_gives_one_map():
     (y,) = UNet(2, blocks=["C3"], **SMALL)(torch.randn(2, 2, 4, 16, 16))
     assert y.shape == (2, 4, 4, 16, 16)
