@@ -45,6 +45,7 @@ TRAINED = 20  # tomograms
 TEST_SNR = {"easy": 0.2, "medium": 0.05, "hard": 0.02}
 PACKAGE = Path(vox.__file__).parent
 Example = tuple[Volume, Picks]
+Shape = tuple[int, int, int]
 Row = dict[str, str | int | float | None]
 
 
@@ -62,25 +63,25 @@ def templates(folder: Path) -> list[Template]:
     return found
 
 
-def examples(particles: Sequence[Template]) -> list[Example]:
-    """Twenty tomograms to train on and five held out, which are every fifth of the list."""
+def example_settings() -> list[tuple[int, float, Shape]]:
+    """Seed, signal-to-noise ratio and shape of each: every fifth is held out, twenty are not."""
     rng = np.random.default_rng(5)
     hard, easy = rng.uniform(-1.7, -0.5, TRAINED), rng.uniform(-0.5, 0.5, TRAINED)
     snr = 10 ** np.where(np.arange(TRAINED) % 2, hard, easy)
-    trained = [simulate(particles, 1000 + n, snr[n], (112, 208, 208)) for n in range(TRAINED)]
-    held_out = [
-        simulate(particles, 2000 + n, s, (96, 160, 160))
-        for n, s in enumerate((0.2, 0.1, 0.05, 0.03, 0.02))
-    ]
-    mixed = []
+    trained = [(1000 + n, snr[n], (112, 208, 208)) for n in range(TRAINED)]
+    held_out = [(2000 + n, s, (96, 160, 160)) for n, s in enumerate((0.2, 0.1, 0.05, 0.03, 0.02))]
+    mixed: list[tuple[int, float, Shape]] = []
     for n, test in enumerate(held_out):
         mixed += [*trained[4 * n : 4 * n + 4], test]
     return mixed
 
 
-def simulate(
-    particles: Sequence[Template], seed: int, snr: float, shape: tuple[int, int, int]
-) -> Example:
+def examples(particles: Sequence[Template]) -> list[Example]:
+    """Twenty tomograms to train on and five held out, which are every fifth of the list."""
+    return [simulate(particles, *settings) for settings in example_settings()]
+
+
+def simulate(particles: Sequence[Template], seed: int, snr: float, shape: Shape) -> Example:
     """One tomogram, in half precision to save memory."""
     volume, picks = simulate_tomogram(particles, shape=shape, seed=seed, snr=snr, crowding=0.35)
     return replace(volume, values=volume.values.astype(np.float16)), picks
