@@ -3,11 +3,14 @@ from importlib.resources import files
 
 import numpy as np
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import napari_vox3d as vox
+from napari_vox3d import cli_training
 from napari_vox3d.cli import app
 from napari_vox3d.formats import read_atoms
+from napari_vox3d.models import Model, ModelCard
 
 SILICON = """Si2
  1.0
@@ -160,3 +163,170 @@ def test_sample_tomogram_from_shell_to_picks(run, tmp_path):
     result = run("pick", sample, "-o", tmp_path / "picks.star")
     assert result.exit_code == 0, result.output + result.stderr
     assert len(vox.read_picks(tmp_path / "picks.star", vox.read_volume(str(sample)))) > 5
+
+
+@pytest.fixture
+def own_models(tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_VOX3D_MODELS", str(tmp_path / "models"))
+    return tmp_path / "models"
+
+
+@pytest.fixture
+def picks(tmp_path):
+    """Picks of the tomogram: two classes, no radius."""
+    path = tmp_path / "picks.csv"
+    some = vox.Picks([[100, 200, 300], [50, 60, 70]], ["ribosome", "new"], voxel_size=10,
+                     shape=(40, 48, 56), tomogram="tomo")  # fmt: skip
+    vox.write_picks(path, some)
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch, own_models):
+    """Stands in for both trainings: remembers the arguments, or is interrupted."""
+    state = {"interrupted": False, "runs": []}
+
+    def train(examples, *, checkpoint, name, progress, on_step, classes=(), **options):
+        state["runs"].append({"examples": examples, "classes": classes, "name": name,
+                              "resumed": checkpoint.exists(), **options})  # fmt: skip
+        progress(1, 10)
+        on_step(1, 0.5)
+        checkpoint.write_bytes(b"half")
+        if state["interrupted"]:
+            raise KeyboardInterrupt
+        about = {"input": {"voxel_size": 10.0}, "classes": classes} if classes else {"input": {}}
+        return Model(
+            ModelCard(name=name, title=name, task="picking" if classes else "elf",
+                      training="One step.", licence="BSD-3-Clause", version="1",
+                      metrics=[{"data": "Held out", "rows": [{"predictor": name, "all": 0.1234}]}],
+                      **about)
+        )  # fmt: skip
+
+    monkeypatch.setitem(vars(vox), "train_picker", train)
+    monkeypatch.setitem(vars(vox), "train_elf", train)
+    monkeypatch.setattr(cli_training, "out", Console(width=120))
+    return state
+
+
+def test_train_makes_a_model_that_is_listed(run, tomogram, picks, trained):
+    result = run("train", tomogram, "--picks", picks, "--network", "hrnet", "--size", "large",
+                 "--radius", "new=80", "--radius", "ribosome=120", "--minutes", 2)  # fmt: skip
+    assert result.exit_code == 0, result.output + result.stderr
+    (call,) = trained["runs"]
+    assert (call["network"], call["size"], call["minutes"]) == ("hrnet", "large", 2)
+    assert "base" not in call
+    assert {kind.name: kind.radius for kind in call["classes"]} == {"new": 80, "ribosome": 120}
+    for words in ("ribosome", "0.5", "0.123", "One step.", "vox3d pick --model my-picker"):
+        assert words in result.output
+    assert "my-picker" in run("models").output
+
+
+def test_train_starts_from_a_model_that_knows_radii(run, tomogram, picks, trained, tmp_path):
+    target = tmp_path / "mine"
+    result = run("train", tomogram, "--picks", picks, "--radius", 80, "-o", target)
+    assert result.exit_code == 0, result.output + result.stderr
+    (call,) = trained["runs"]
+    assert (call["base"], call["name"]) == ("default", "mine")
+    assert {kind.name: kind.radius for kind in call["classes"]} == {"new": 80, "ribosome": 150}
+    assert vox.load_model(target).card.name == "mine"
+    assert f"--model {target}" in result.output
+
+
+def test_an_interrupted_training_goes_on_with_the_same_command(run, tomogram, picks, trained):
+    words = ("train", tomogram, "--picks", picks, "--radius", 80)
+    trained["interrupted"] = True
+    result = run(*words)
+    assert result.exit_code == 130
+    assert "give the same command to go on" in result.stderr
+    assert "Traceback" not in result.stderr
+    trained["interrupted"] = False
+    result = run(*words)
+    assert result.exit_code == 0
+    assert "Going on from" in result.stderr
+    assert [call["resumed"] for call in trained["runs"]] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ((), "How large is 'new'?"),
+        (("--radius", "capsid=80"), "no picks of capsid; the classes are new, ribosome"),
+        (("--base", "none-such", "--radius", 80), "none-such"),
+        (("--name", "promolecule", "--radius", 80), "'promolecule' already"),
+        (("--name", "a/b", "--radius", 80), "cannot be the name"),
+        (("--network", "unet", "--base", "default"), "give one of them"),
+        (("--network", "none-such"), "none-such"),
+    ],
+)
+def test_what_cannot_be_trained_is_said_in_a_line(run, tomogram, picks, trained, words, message):
+    result = run("train", tomogram, "--picks", picks, *words)
+    assert result.exit_code == 2
+    assert message in " ".join(result.stderr.split())
+    assert "Traceback" not in result.output + result.stderr
+    assert trained["runs"] == []
+
+
+def test_train_elf(run, trained, poscar, tmp_path):
+    elf = vox.superpose_atoms(poscar, spacing=0.5)
+    elf = vox.Volume(elf.values / elf.values.max(), elf.step, quantity="elf", periodic=True,
+                     atoms=elf.atoms)  # fmt: skip
+    vox.write_volume(tmp_path / "ELFCAR", elf)
+    result = run("train-elf", tmp_path / "ELFCAR", "--network", "ckconv", "--name", "mine")
+    assert result.exit_code == 0, result.output + result.stderr
+    (call,) = trained["runs"]
+    assert (call["network"], call["size"], call["name"]) == ("ckconv", "small", "mine")
+    assert call["examples"][0].quantity == "elf"
+    assert "vox3d elf --model mine" in result.output
+    vox.write_volume(tmp_path / "CHGCAR", vox.superpose_atoms(poscar, spacing=0.5))
+    result = run("train-elf", tmp_path / "CHGCAR")
+    assert result.exit_code == 2
+    assert "not an ELF" in result.stderr
+
+
+def test_a_real_training_from_shell_to_picks(run, own_models, tmp_path):
+    sample = files("napari_vox3d.gui") / "sample_data" / "simulated_tomogram.mrc"
+    truth = files("napari_vox3d.gui") / "sample_data" / "simulated_tomogram_truth.star"
+    result = run("train", sample, "--picks", truth, "--network", "encodernet", "--minutes", 0.1)
+    assert result.exit_code == 0, result.output + result.stderr
+    assert "virus-like-particle" in result.output
+    result = run("pick", sample, "-o", tmp_path / "picks.star", "--model", "my-picker")
+    assert result.exit_code == 0, result.output + result.stderr
+
+
+def test_evaluate_counts_by_class(run, tmp_path):
+    def write(name, places, labels):
+        some = vox.Picks(places, labels, radii=100.0, voxel_size=10, shape=(90, 90, 90))
+        vox.write_picks(tmp_path / name, some)
+        return tmp_path / name
+
+    truth = write("truth.csv", [[0, 0, 0], [0, 0, 500], [500, 0, 0]], ["ribosome"] * 3)
+    found = write("found.csv", [[0, 0, 40], [0, 0, 460], [0, 700, 0]], ["ribosome"] * 2 + ["new"])
+    result = run("evaluate", found, truth)
+    assert result.exit_code == 0, result.output + result.stderr
+    rows = {line.split()[1]: line.split()[3::2] for line in result.output.splitlines()
+            if line.startswith("│")}  # fmt: skip
+    assert rows["ribosome"] == ["1.000", "0.667", "0.800", "2", "1", "0"]
+    assert rows["new"] == ["0.000", "0.000", "0.000", "0", "0", "1"]
+    assert "CZII" not in result.output
+    narrow = run("evaluate", found, truth, "--radius", 30, "--beta", 4)
+    assert "F4" in narrow.output
+    assert "CZII score 0.000" in narrow.output
+    wide = run(
+        "evaluate", found, truth, "--radius", "ribosome=50", "--radius", "new=1", "--beta", 4
+    )
+    f = 17 * 2 / 3 / (16 + 2 / 3)
+    assert f"CZII score {f / 7:.3f}" in wide.output
+
+
+def test_evaluate_without_a_radius_is_one_line(run, tomogram, picks):
+    result = run("evaluate", picks, picks)
+    assert result.exit_code == 2
+    assert "no radius" in result.stderr
+    assert run("evaluate", picks, picks, "--radius", "x").exit_code == 2
+
+
+def test_networks_are_listed(run):
+    result = run("networks")
+    assert result.exit_code == 0
+    for name in ("unet", "hrnet", "soanet", "encodernet", "cryoet3dcnn", "flat-resnet", "ckconv"):
+        assert name in result.output
