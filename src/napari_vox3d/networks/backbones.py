@@ -162,6 +162,8 @@ class _Backbone(nn.Module):
                 f"{_times(size)} voxels become {_times(coarsest)} on the coarsest level of this "
                 f"{name}, which needs 2 along H and W; pad the volume or take fewer levels."
             )
+        if torch.compiler.is_compiling():
+            return
         require_memory(
             self.peak_bytes((x.shape[0], *size)),
             x.device,
