@@ -1,0 +1,1 @@
+"""Crystals, their electron density and their ELF: training data from Quantum ESPRESSO."""
