@@ -237,6 +237,16 @@ def test_peaks_are_refined_between_the_cells(centre):
     assert picks.tomogram == "tomo"
 
 
+@pytest.mark.parametrize("centre", [(9, 9, 9), (9.3, 10.2, 8.6), (8.8, 9.5, 10.45)])
+def test_flat_peaks_are_refined_by_their_centre_of_mass(centre):
+    distance = np.linalg.norm(np.moveaxis(np.indices((20, 20, 20)), 0, -1) - centre, axis=-1)
+    flat = 0.9 / (1 + np.exp(4 * (distance - 3)))
+    flat += np.random.default_rng(0).uniform(0, 0.02, flat.shape)
+    picks = find_particles([score_map(flat, "large", radius=300.0)])
+    assert len(picks) == 1
+    np.testing.assert_allclose(picks.positions[0], np.array(centre) * 40 + 15, atol=12)
+
+
 def test_peaks_at_the_edge_stay_inside():
     picks = find_particles([score_map(bell((0, 0, 9), width=3))])
     assert len(picks) == 1

@@ -5,6 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,8 @@ from napari_vox3d.volume import Volume
 if TYPE_CHECKING:
     from napari_vox3d.inference.dense import Progress
 
+_CORE = 0.4  # radius of a peak over the particle's
+_BROAD = 3  # cells: radius of peaks from which on their tops are flat
 _CERTAIN = 1e-6  # probabilities nearer to 0 or 1 say no more about where a peak is
 
 
@@ -147,9 +151,11 @@ def find_particles(
 ) -> Picks:
     """Find the peaks of score maps.
 
-    A peak is at least as high as its 26 neighbours and as the threshold; its place is refined
-    between the grid points by parabolas through the logits. Of two peaks of one class nearer than
-    `min_distance` the higher stays; likewise of two classes within the smaller of their radii.
+    A peak is at least as high as its 26 neighbours and as the threshold. Its place is refined
+    between the grid points: by parabolas through the logits, or, where particles are many cells
+    large, so that their peaks are flat, by the centre of mass of the scores around. Of two peaks
+    of one class nearer than `min_distance` the higher stays; likewise of two classes within the
+    smaller of their radii.
 
     Parameters
     ----------
@@ -176,9 +182,7 @@ def find_particles(
     for given in (threshold, min_distance):
         _refuse_unknown(given, [score.name for score in score_maps])
     thresholds = [_setting(threshold, score, "threshold") for score in score_maps]
-    peaks = [
-        _peaks(score.values, least) for score, least in zip(score_maps, thresholds, strict=True)
-    ]
+    peaks = [_peaks(score, least) for score, least in zip(score_maps, thresholds, strict=True)]
     kinds = np.repeat(np.arange(len(peaks)), [len(values) for _, values in peaks])
     positions = np.concatenate(
         [score.to_world(cells) for score, (cells, _) in zip(score_maps, peaks, strict=True)]
@@ -267,22 +271,40 @@ def _setting(given: float | Mapping[str, float] | None, score: Volume, name: str
     return own if given is None else given
 
 
-def _peaks(
-    score: NDArray[np.float32], threshold: float
-) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
+def _peaks(score: Volume, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Refined cells (N, 3) and heights (N,) of the local maxima."""
-    cells = np.argwhere((score >= threshold) & (score == _highest_around(score)))
-    heights = score[tuple(cells.T)]
-    inner = np.pad(score, 1, mode="edge")  # at an edge the slope outwards counts as none
+    values = score.values
+    cells = np.argwhere((values >= threshold) & (values == _highest_around(values)))
+    core = round(_CORE * score.metadata["radius"] / float(score.voxel_size.mean()))
+    refine = _by_parabolas if core < _BROAD else partial(_by_mass, reach=core)
+    return refine(values, cells), values[tuple(cells.T)]
+
+
+def _by_parabolas(values: NDArray[np.float32], cells: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Tops of the parabolas through the logits of peaks and their neighbours along each axis."""
+    inner = np.pad(values, 1, mode="edge")  # at an edge the slope outwards counts as none
     places = cells.astype(float)
-    here = _logit(heights)
+    here = _logit(values[tuple(cells.T)])
     for axis in range(3):
         step = np.eye(3, dtype=int)[axis]
         before = _logit(inner[tuple((cells + 1 - step).T)])
         after = _logit(inner[tuple((cells + 1 + step).T)])
         bend = 2 * here - before - after
         places[:, axis] += np.clip((after - before) / (2 * np.maximum(bend, 1e-9)), -0.5, 0.5)
-    return places, heights
+    return places
+
+
+def _by_mass(
+    values: NDArray[np.float32], cells: NDArray[np.intp], reach: int
+) -> NDArray[np.float64]:
+    """Centres of mass of the scores at most `reach` cells from a peak along each axis."""
+    around = np.pad(values, reach)
+    mass, moment = np.full(len(cells), 1e-9), np.zeros((len(cells), 3))
+    for offset in product(range(2 * reach + 1), repeat=3):
+        here = around[tuple((cells + offset).T)]
+        mass += here
+        moment += here[:, None] * (np.array(offset) - reach)
+    return cells + moment / mass[:, None]
 
 
 def _highest_around(score: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -52,14 +52,24 @@ class Architecture:
         return dict(self.small if size == "small" else self.large)
 
 
+_CONVOLUTIONS = {"blocks": ["C3"], "mixer_ratio": 1.0, "drop_path": 0.0}
+_WINDOWS = {
+    "blocks": ["C3L3"],
+    "window": [4, 4, 4],
+    "patch": [1, 2, 2],
+    "heads": 4,
+    "mixer_ratio": 1.0,
+    "drop_path": 0.0,
+}
+
 ARCHITECTURES = (
     Architecture(
         name="unet",
         title="U-Net",
         task="picking",
         network="DensePicker",
-        small={"backbone": "UNet", "channels": 16, "levels": 2},
-        large={"backbone": "UNet", "channels": 32, "levels": 3},
+        small={"backbone": "UNet", "channels": 16, "levels": 2, **_CONVOLUTIONS},
+        large={"backbone": "UNet", "channels": 32, "levels": 3, **_CONVOLUTIONS},
         about="Accurate and fast; the one to take if unsure.",
     ),
     Architecture(
@@ -67,8 +77,8 @@ ARCHITECTURES = (
         title="HRNet",
         task="picking",
         network="DensePicker",
-        small={"backbone": "HRNet", "channels": 8, "levels": 2},
-        large={"backbone": "HRNet", "channels": 32, "levels": 3},
+        small={"backbone": "HRNet", "channels": 8, "levels": 3, **_CONVOLUTIONS},
+        large={"backbone": "HRNet", "channels": 32, "levels": 3, **_CONVOLUTIONS},
         about="Keeps full resolution beside the coarse levels; slower.",
     ),
     Architecture(
@@ -76,8 +86,8 @@ ARCHITECTURES = (
         title="SOANet",
         task="picking",
         network="DensePicker",
-        small={"backbone": "SOANet", "channels": 8, "levels": 2},
-        large={"backbone": "SOANet", "channels": 32, "levels": 2},
+        small={"backbone": "SOANet", "channels": 16, "levels": 2, **_WINDOWS},
+        large={"backbone": "SOANet", "channels": 32, "levels": 3, **_WINDOWS},
         about="A stack of windowed attention; for graphics cards.",
     ),
     Architecture(
@@ -85,8 +95,8 @@ ARCHITECTURES = (
         title="EncoderNet",
         task="picking",
         network="DensePicker",
-        small={"backbone": "EncoderNet3d", "channels": 8, "levels": 3},
-        large={"backbone": "EncoderNet3d", "channels": 32, "levels": 3},
+        small={"backbone": "EncoderNet3d", "channels": 16, "levels": 2, "layers": [1, 4]},
+        large={"backbone": "EncoderNet3d", "channels": 32, "levels": 2, "layers": [2, 6]},
         about="Coarse places, little memory.",
     ),
     Architecture(
