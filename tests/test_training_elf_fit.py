@@ -6,7 +6,7 @@ import torch
 from ase.build import bulk
 
 import napari_vox3d as vox
-from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
+from napari_vox3d.errors import Cancelled, InferenceError, ModelError, NotEnoughMemory, Vox3dError
 from napari_vox3d.networks import ELFPredictor
 from napari_vox3d.training import losses
 from napari_vox3d.training.elf_fit import Example, _turned, fit_elf, prepare_example
@@ -206,6 +206,24 @@ def test_file_that_is_no_checkpoint_is_refused(examples, tmp_path):
         fit(examples, steps=1, checkpoint=tmp_path / "state")
 
 
+def test_lack_of_memory_is_explained(examples, monkeypatch):
+    def fail(self, sad, lattice=None):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(ELFPredictor, "forward", fail)
+    with pytest.raises(NotEnoughMemory, match=r"Training on \d+ × \d+×\d+×\d+ points does not fit"):
+        fit(examples, steps=1)
+
+
+def test_other_errors_are_not_taken_for_lack_of_memory(examples, monkeypatch):
+    def fail(self, sad, lattice=None):
+        raise RuntimeError("shapes differ")
+
+    monkeypatch.setattr(ELFPredictor, "forward", fail)
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        fit(examples, steps=1)
+
+
 def test_unknown_device_is_refused(examples):
     with pytest.raises(InferenceError, match="cuda:77"):
         fit_elf(examples, arguments=ARGUMENTS, steps=1, device="cuda:77")
@@ -216,6 +234,11 @@ def test_unknown_device_is_refused(examples):
     [
         (vox.Volume(np.zeros((4, 4, 4)), 1.0, periodic=True), "no atoms"),
         (vox.Volume(np.zeros((4, 4, 4)), 1.0, atoms=bulk("Si"), name="Box"), "Box is not periodic"),
+        (vox.superpose_atoms(bulk("Cu"), (8, 8, 8)), "no ELF: its values lie between"),
+        (
+            vox.Volume(np.full((4, 4, 4), np.nan), 1.0, atoms=bulk("Si"), periodic=True),
+            "between nan and nan",
+        ),
     ],
 )
 def test_elf_that_cannot_be_trained_on(elf, message):

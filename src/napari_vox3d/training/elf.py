@@ -85,13 +85,13 @@ def train_elf(
     Raises
     ------
     Vox3dError
-        If there is nothing to learn from, an ELF has no atoms or is not periodic, or an element
-        has no atomic density.
+        If there is nothing to learn from, an ELF has no atoms, is not periodic or does not lie
+        between 0 and 1, or an element has no atomic density.
     ModelError
         If there is no such network, size or channel, or the checkpoint belongs to another
         training.
     InferenceError
-        If the device is not there.
+        If the device is not there, or a crystal does not fit in its memory.
     """
     arguments = find_architecture(network, "elf").arguments(size)
     if not elfs:

@@ -6,6 +6,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from math import cos, pi
@@ -18,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
-from napari_vox3d.errors import Vox3dError
-from napari_vox3d.inference.device import choose_device
+from napari_vox3d.errors import NotEnoughMemory, Vox3dError
+from napari_vox3d.inference.device import choose_device, is_out_of_memory
 from napari_vox3d.inference.elf import atomic_density, network_inputs
 from napari_vox3d.networks import ELFPredictor
 from napari_vox3d.training import losses
@@ -33,6 +34,7 @@ _BATCH_VOXELS = 16_384
 _WARM_UP = 0.15  # of the training
 _NOISE = 0.1  # of the deviation of each input channel
 _SAVE_EVERY = 60.0  # seconds
+_OVERSHOOT = 0.05  # of an interpolated ELF beyond its range
 
 
 @dataclass(frozen=True)
@@ -72,14 +74,14 @@ def prepare_example(elf: Volume, channels: Sequence[str], spacing: float) -> Exa
     Raises
     ------
     Vox3dError
-        If the ELF has no atoms or is not periodic, or an element has no atomic density.
+        If the ELF has no atoms, is not periodic or does not lie between 0 and 1, or an element
+        has no atomic density.
     ModelError
         If there is no such channel.
     """
-    for missing, what in ((elf.atoms is None, "carries no atoms"),
-                          (not elf.periodic, "is not periodic")):  # fmt: skip
-        if missing:
-            raise Vox3dError(f"{elf.name or elf.source or 'An ELF to train on'} {what}.")
+    values = np.asarray(elf.values, np.float64)
+    if problem := _problem(elf, values):
+        raise Vox3dError(f"{elf.name or elf.source or 'An ELF to train on'} {problem}.")
     shape = nearest_shape(elf.lattice, spacing)
     sad = atomic_density(elf, elf, shape)
     # Naming the lattice vectors in another order changes nothing, and lets cells share a batch.
@@ -91,9 +93,21 @@ def prepare_example(elf: Volume, channels: Sequence[str], spacing: float) -> Exa
     return Example(
         inputs=tensor(network_inputs(sad, shape, channels)),
         sad=tensor(resample_waves(sad.values, shape)[None].clip(0)),
-        elf=tensor(interpolate(np.asarray(elf.values, np.float64), shape)[None].clip(0, 1)),
+        elf=tensor(interpolate(values, shape)[None].clip(0, 1)),
         lattice=torch.from_numpy(elf.cell[order].astype(np.float32)),
     )
+
+
+def _problem(elf: Volume, values: NDArray[np.float64]) -> str:
+    """Why a volume cannot be trained on; empty if it can."""
+    if elf.atoms is None:
+        return "carries no atoms"
+    if not elf.periodic:
+        return "is not periodic"
+    low, high = float(values.min()), float(values.max())
+    if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
+        return ""
+    return f"is no ELF: its values lie between {low:.3g} and {high:.3g}, not between 0 and 1"
 
 
 def fit_elf(
@@ -161,7 +175,7 @@ def fit_elf(
     ModelError
         If the checkpoint is of another network or seed.
     InferenceError
-        If the device is not there.
+        If the device is not there, or a crystal does not fit in its memory.
     """
     place = choose_device(device)
     if minutes is None and steps is None:
@@ -186,7 +200,8 @@ def fit_elf(
                 torch.manual_seed(_number(seed, done))
                 if network.net.knows_one_spacing:  # others treat turned crystals alike
                     batch = _turned(batch, random.Random(_number(seed, done)))
-                error = _step(network, optimizer, _noisy(batch, deviation), place)
+                with _memory_explained(batch, place):
+                    error = _step(network, optimizer, _noisy(batch, deviation), place)
                 done += 1
                 if on_step is not None:
                     on_step(done, error)
@@ -201,6 +216,20 @@ def fit_elf(
                 seconds = clock() - began
                 save_checkpoint(checkpoint, network, optimizer, seed, done, seconds)
     return network.cpu().eval(), done
+
+
+@contextmanager
+def _memory_explained(batch: Example, place: torch.device) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        count, _, *shape = batch.elf.shape
+        raise NotEnoughMemory(
+            f"Training on {count} × {'×'.join(map(str, shape))} points does not fit in the memory "
+            f"of {place}; leave such crystals out, or take a larger spacing or the small network."
+        ) from error
 
 
 def _decayed(network: ELFPredictor, weight_decay: float) -> list[dict[str, Any]]:
