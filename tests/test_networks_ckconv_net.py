@@ -147,6 +147,14 @@ def test_groups_of_channels_give_the_plain_result_and_the_announced_ticks(
     assert len(ticks) == count_ticks(model, (2, *SHAPE), slab_voxels)
 
 
+def test_pieces_under_autocast(model, crystal):
+    with torch.autocast("cpu", torch.bfloat16), in_slabs(model, 100):
+        pieces, _ = model(crystal, CELL)
+    with torch.no_grad():
+        plain, _ = model(crystal, CELL)
+    assert difference(pieces.float(), plain) < 0.05
+
+
 def test_smaller_pieces_make_more_ticks(model):
     assert count_ticks(model, SHAPE, 10) > count_ticks(model, SHAPE, 10**6)
 

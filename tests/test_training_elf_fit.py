@@ -127,7 +127,7 @@ def test_frequencies_of_kernels_are_not_decayed(examples):
     torch.testing.assert_close(
         decayed.get_parameter(name), start.get_parameter(name), atol=1e-5, rtol=0
     )
-    mix = "net.body.0.mix.weight"
+    mix = "net.body.0.mix.narrow.weight"
     assert not torch.allclose(decayed.get_parameter(mix), start.get_parameter(mix), rtol=1e-4)
 
 
