@@ -12,7 +12,15 @@ from weakref import WeakSet
 from magicgui.widgets import ComboBox, FloatSpinBox
 from qtpy.compat import isalive
 from qtpy.QtCore import QObject, QTimer
-from qtpy.QtWidgets import QComboBox, QFormLayout, QLabel, QVBoxLayout, QWidget
+from qtpy.QtWidgets import (
+    QComboBox,
+    QFormLayout,
+    QFrame,
+    QLabel,
+    QScrollArea,
+    QVBoxLayout,
+    QWidget,
+)
 
 import napari_vox3d as vox
 from napari_vox3d.gui.settings import recall, remember
@@ -58,11 +66,23 @@ def voxel_size_box() -> FloatSpinBox:
     return box
 
 
-def note() -> QLabel:
+def note(text: str = "") -> QLabel:
     """Make a line of text that wraps."""
-    label = QLabel()
+    label = QLabel(text)
     label.setWordWrap(True)
     return label
+
+
+def scrolled_form(window: QWidget) -> QFormLayout:
+    """Fill a window with a form that scrolls where the window is too low for it."""
+    inner = QWidget()
+    area = QScrollArea(widgetResizable=True, frameShape=QFrame.Shape.NoFrame)
+    area.setWidget(inner)
+    area.setMinimumHeight(300)  # when two windows share the height, both stay usable
+    layout = QVBoxLayout(window)
+    layout.setContentsMargins(0, 0, 0, 0)
+    layout.addWidget(area)
+    return QFormLayout(inner)
 
 
 def add_row(form: QFormLayout, text: str, control: Widget | QWidget) -> None:
@@ -134,7 +154,7 @@ class ModelChoice(QWidget):
             self.about.setText("No model is installed.")
             return
         more = " Hover here for measured figures." if card.metrics else ""
-        self.about.setText(card.description + more)
+        self.about.setText((card.description or card.training) + more)
         self.setToolTip(figures(card))
 
 

@@ -9,9 +9,7 @@ from napari.layers import Image
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import (
     QFileDialog,
-    QFormLayout,
     QHBoxLayout,
-    QLabel,
     QListWidget,
     QListWidgetItem,
     QPushButton,
@@ -20,7 +18,7 @@ from qtpy.QtWidgets import (
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.gui.controls import add_row, note
+from napari_vox3d.gui.controls import add_row, note, scrolled_form
 from napari_vox3d.gui.layers import volume_from_layer
 from napari_vox3d.gui.training_controls import StartChoice, TrainingControl
 from napari_vox3d.gui.workers import show_problem
@@ -66,9 +64,9 @@ class TrainELF(QWidget):
         buttons = QHBoxLayout()
         buttons.addWidget(self.add_files)
         buttons.addWidget(self.add_folder)
-        form = QFormLayout(self)
+        form = scrolled_form(self)
         add_row(form, "Network", self.start)
-        form.addRow(QLabel("Learn from these true ELFs:"))
+        form.addRow(note("Learn from these true ELFs:"))
         form.addRow(self.elfs)
         form.addRow(buttons)
         form.addRow(self.said)

@@ -10,11 +10,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from magicgui.widgets import FileEdit, FloatSpinBox
 from napari.layers import Image, Layer
-from qtpy.QtWidgets import QFormLayout, QWidget
+from qtpy.QtWidgets import QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.gui.controls import ComputeOptions, ModelChoice, add_row, drop_down, note
+from napari_vox3d.gui.controls import (
+    ComputeOptions,
+    ModelChoice,
+    add_row,
+    drop_down,
+    note,
+    scrolled_form,
+)
 from napari_vox3d.gui.layers import (
     atoms_from_layer,
     volume_from_layer,
@@ -69,7 +76,7 @@ class PredictELF(QWidget):
             "Predict ELF", self._start, "Predict in the background; press again to cancel."
         )
         self.result = note()
-        self._form = form = QFormLayout(self)
+        self._form = form = scrolled_form(self)
         add_row(form, "Source", self.source)
         add_row(form, "File", self.file)
         add_row(form, "Model", self.model)

@@ -13,7 +13,7 @@ from magicgui.widgets import CheckBox, FloatSlider, FloatSpinBox, PushButton, Ra
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QFormLayout, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
@@ -25,6 +25,7 @@ from napari_vox3d.gui.controls import (
     choose,
     drop_down,
     note,
+    scrolled_form,
     voxel_size_box,
 )
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
@@ -146,7 +147,7 @@ class PickParticles(QWidget):
         )
         self._rows: list[ClassRow] = []
         self._current: Layer | None = None
-        self._form = form = QFormLayout(self)
+        self._form = form = scrolled_form(self)
         add_row(form, "Tomogram", self.volume)
         add_row(form, "Voxel size", self.voxel_size)
         add_row(form, "Model", self.model)

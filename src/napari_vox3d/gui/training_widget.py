@@ -10,7 +10,6 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
-    QFormLayout,
     QGridLayout,
     QHBoxLayout,
     QLabel,
@@ -28,6 +27,7 @@ from napari_vox3d.gui.controls import (
     choose,
     drop_down,
     note,
+    scrolled_form,
     voxel_size_box,
 )
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
@@ -179,9 +179,9 @@ class TrainPicker(QWidget):
         self.voxel_size = voxel_size_box()
         self.classes = QWidget()
         self.hint = note()
-        self._form = form = QFormLayout(self)
+        self._form = form = scrolled_form(self)
         add_row(form, "Start from", self.start)
-        form.addRow(QLabel("Learn from these tomograms and the points on their particles:"))
+        form.addRow(note("Learn from these tomograms and the points on their particles:"))
         form.addRow(self.examples)
         form.addRow(self.add)
         add_row(form, "Voxel size", self.voxel_size)
