@@ -32,31 +32,6 @@ def _numbers(table: str) -> dict[str, int]:
     return {symbol: int(number) for symbol, number in re.findall(r"([A-Z][a-z]?)(\d+)", table)}
 
 
-VALENCE = """
-H1 He2 Li3 Be2 B3 C4 N5 O6 F7 Ne8 Na1 Mg2 Al3 Si4 P5 S6 Cl7 Ar8 K9 Ca10 Sc11 Ti12 V13 Cr14 Mn15
-Fe16 Co17 Ni18 Cu11 Zn12 Ga3 Ge4 As5 Se6 Br7 Kr8 Rb9 Sr10 Y11 Zr12 Nb13 Mo14 Tc15 Ru16 Rh17 Pd18
-Ag11 Cd12 In3 Sn4 Sb5 Te6 I7 Xe8 Cs9 Ba10 La11 Hf12 Ta13 W14 Re15 Os16 Ir17 Pt18 Au11 Hg12 Tl3 Pb4
-Bi5"""
-
-# Ry, for an ELF within about 0.01 rather than for energies: Cu between 80 and 120 Ry still changes
-# its ELF by 0.05.
-_CUTOFF = """
-H60 He60 Li80 Be35 B45 C55 N70 O80 F85 Ne80 Na25 Mg30 Al25 Si25 P30 S40 Cl40 Ar40 K50 Ca55 Sc80
-Ti90 V100 Cr110 Mn110 Fe120 Co120 Ni120 Cu110 Zn110 Ga30 Ge30 As35 Se35 Br40 Kr40 Rb40 Sr45 Y50
-Zr55 Nb60 Mo65 Tc70 Ru75 Rh75 Pd75 Ag70 Cd70 In30 Sn30 Sb30 Te30 I30 Xe30 Cs30 Ba35 La45 Hf55 Ta55
-W55 Re60 Os60 Ir60 Pt60 Au60 Hg60 Tl30 Pb30 Bi30"""
-
-
-def _numbers(table: str) -> dict[str, int]:
-    """Read words such as ``Fe16``."""
-    return {
-        entry.rstrip("0123456789"): int(
-            entry.lstrip("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
-        )
-        for entry in table.split()
-    }
-
-
 VALENCE = _numbers(_VALENCE)
 CUTOFF = _numbers(_CUTOFF)
 

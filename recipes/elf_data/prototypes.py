@@ -33,7 +33,7 @@ class Prototype:
     family: str
     space_group: int
     cell: tuple[float, ...]
-    sites: tuple[tuple[str, tuple[float, float, float]], ...]
+    sites: tuple[tuple[str, tuple[float, ...]], ...]
     known: tuple[Known, ...]
 
     @property

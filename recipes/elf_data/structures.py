@@ -32,6 +32,7 @@ from recipes.elf_data.prototypes import PROTOTYPES, Prototype
 
 MOST_ATOMS = 16
 LEAST_ROOM = 2.0  # Å³ an atom
+LARGEST_CELL = 300.0  # Å³
 MOST_EFFORT = 2.5e6  # about two minutes of one core
 # 1/Å, 2π included. For ELF within 0.01; molecules hardly know of each other.
 K_SPACING = {"metal": 0.4, "intermetallic": 0.45, "molecular": 0.8}
@@ -116,7 +117,7 @@ def list_structures(reserved: Collection[str] = (), seed: int = 0) -> list[Struc
         if structure.origin in ("known", "molecule"):
             candidates.append(structure)
         kept[structure.family].extend(filter(_is_feasible, candidates))
-    fair = []
+    fair: list[Structure] = []
     for members in kept.values():
         chosen = rng.permutation(len(members))[:MOST_OF_A_FAMILY]
         fair.extend(members[i] for i in chosen)
@@ -140,7 +141,7 @@ def k_points(structure: Structure) -> tuple[int, int, int]:
 
 
 def _is_feasible(structure: Structure) -> bool:
-    """Whether the atoms have room, and pw.x has little to do: plane waves by bands by k points.
+    """Whether the cell has a sensible size, and pw.x little to do: plane waves × bands × k points.
 
     There are V k³/6π² plane waves, k² being the cut-off, and as many k points as symmetry leaves.
     """
@@ -152,8 +153,8 @@ def _is_feasible(structure: Structure) -> bool:
     unsymmetrical = structure.variant == "rattle" or structure.origin == "molecule"
     symmetry = 2 if unsymmetrical else 4 if structure.variant == "strain" else 8
     effort = waves * bands * max(1, np.prod(k_points(structure)) / symmetry)
-    roomy = atoms.get_volume() >= LEAST_ROOM * len(symbols)
-    return roomy and len(symbols) <= MOST_ATOMS and effort <= MOST_EFFORT
+    sensible = LEAST_ROOM * len(symbols) <= atoms.get_volume() <= LARGEST_CELL
+    return sensible and len(symbols) <= MOST_ATOMS and effort <= MOST_EFFORT
 
 
 def _formula(atoms: Atoms) -> str:
