@@ -61,3 +61,14 @@ def test_the_dense_form_can_be_exported():
     with torch.no_grad():
         exported = torch.export.export(network, (x,))
         torch.testing.assert_close(exported.module()(x), network(x), atol=1e-5, rtol=1e-4)
+
+
+def test_sizes_can_be_left_open():
+    network, x = make("SOANet C3")
+    depth, height, width = (torch.export.Dim(axis, min=2, max=64) for axis in "dhw")
+    with torch.no_grad():
+        exported = torch.export.export(
+            network, (x,), dynamic_shapes=({2: depth, 3: 2 * height, 4: 2 * width},)
+        )
+        other = torch.rand(1, 1, 6, 16, 24)
+        torch.testing.assert_close(exported.module()(other), network(other), atol=1e-5, rtol=1e-4)
