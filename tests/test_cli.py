@@ -255,7 +255,8 @@ def test_an_interrupted_training_goes_on_with_the_same_command(run, tomogram, pi
         (("--name", "promolecule", "--radius", 80), "'promolecule' already"),
         (("--name", "a/b", "--radius", 80), "cannot be the name"),
         (("--network", "unet", "--base", "default"), "give one of them"),
-        (("--network", "none-such"), "none-such"),
+        (("--network", "none-such"), "choose unet, hrnet"),
+        (("--network", "unet", "--size", "huge"), "'small' or 'large', not 'huge'"),
     ],
 )
 def test_what_cannot_be_trained_is_said_in_a_line(run, tomogram, picks, trained, words, message):

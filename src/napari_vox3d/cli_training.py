@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.networks.catalogue import ARCHITECTURES
+from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
 from napari_vox3d.terminal import (
     Device,
     err,
@@ -35,17 +34,12 @@ if TYPE_CHECKING:
     from napari_vox3d.training.inputs import Example
 
 
-def _networks(task: str) -> Any:
-    names = [entry.name for entry in ARCHITECTURES if entry.task == task]
-    return Enum(f"{task.title()}Network", {name: name for name in names}, type=str)
+def _names(task: str) -> str:
+    return ", ".join(entry.name for entry in ARCHITECTURES if entry.task == task)
 
 
-PickingNetwork = _networks("picking")
-ELFNetwork = _networks("elf")
-Size = Enum("Size", {"small": "small", "large": "large"}, type=str)  # type: ignore[misc]
-
-SizeOption = Annotated[
-    Size, typer.Option(help="Small: for a laptop; large: for a machine with a graphics card.")
+Size = Annotated[
+    str, typer.Option(help="small, for a laptop, or large, for a machine with a graphics card.")
 ]
 Minutes = Annotated[float, typer.Option(min=0.01, help="How long to train.")]
 Folder = Annotated[
@@ -69,9 +63,10 @@ def train(
         ),
     ],
     network: Annotated[
-        PickingNetwork | None, typer.Option(help="Begin with this network and random weights.")
+        str | None,
+        typer.Option(help=f"Begin with this network and random weights: {_names('picking')}."),
     ] = None,
-    size: SizeOption = Size.small,
+    size: Size = "small",
     base: Annotated[
         str | None,
         typer.Option(help="Begin with this model: name, folder or file. Default: default."),
@@ -99,7 +94,8 @@ def train(
         if network is None:
             known = vox.load_model(start["base"], task="picking").card.classes
         else:
-            start = {"network": network.value, "size": size.value}
+            _check_network(network, "picking", size)
+            start = {"network": network, "size": size}
         examples = read_examples(tomograms, picks)
         classes = particle_classes(_radii(examples, known, radii), known)
         _train(draft, vox.train_picker, examples, classes=classes, **start, minutes=minutes,
@@ -111,10 +107,10 @@ def train_elf(
         list[Path],
         typer.Argument(help="True ELFs with atoms: ELFCAR or cube files.", show_default=False),
     ],
-    network: Annotated[ELFNetwork, typer.Option(help="Network to train.")] = ELFNetwork[
-        "flat-resnet"
-    ],
-    size: SizeOption = Size.small,
+    network: Annotated[
+        str, typer.Option(help=f"Network to train: {_names('elf')}.")
+    ] = "flat-resnet",
+    size: Size = "small",
     minutes: Minutes = 10.0,
     device: Device = "auto",
     output: Folder = None,
@@ -126,8 +122,9 @@ def train_elf(
     """
     with one_line_errors():
         draft = _draft(name, output, "my-elf")
+        _check_network(network, "elf", size)
         volumes = [read_true_elf(path) for path in elfs]
-        _train(draft, vox.train_elf, volumes, network=network.value, size=size.value,
+        _train(draft, vox.train_elf, volumes, network=network, size=size,
                minutes=minutes, device=device)  # fmt: skip
 
 
@@ -190,6 +187,11 @@ def _draft(name: str | None, folder: Path | None, stem: str) -> Draft:
     if name is None:
         name = free_name(stem) if folder is None else folder.resolve().name
     return Draft.named(name, folder)
+
+
+def _check_network(name: str, task: Literal["elf", "picking"], size: Any) -> None:
+    """Refuse what is not there before anything is read."""
+    find_architecture(name, task).arguments(size)
 
 
 def _radii(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Annotated, Any
 
@@ -107,7 +107,7 @@ def numbers_by_class(texts: list[str] | None) -> float | dict[str, float] | None
         ) from None
 
 
-def print_rows(rows: list[Mapping[str, Any]], title: str = "") -> None:
+def print_rows(rows: Sequence[Mapping[str, Any]], title: str = "") -> None:
     """Print a table of rows by column name; fractions get three digits."""
     names = list(dict.fromkeys(name for row in rows for name in row))
     table = Table(*names, title=title or None, title_justify="left")
