@@ -67,11 +67,11 @@ class TrainingForm(nn.Module):
         over_batches
             False for the mean ones.
         steps
-            Taken so far: the first ones count equally in the mean, later ones fade.
+            Taken so far: the more, the longer the mean remembers them.
         """
         for norm in self.norms:
             norm.train(over_batches)
-            cast("nn.BatchNorm3d", norm).momentum = max(_MOMENTUM, 1 / (steps + 1))
+            cast("nn.BatchNorm3d", norm).momentum = max(_MOMENTUM, 3 / (steps + 3))
 
     def finish(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
         """Give the trained network as a card names it, and its parameters."""

@@ -131,7 +131,7 @@ def train_picker(
             form = new_form(chosen.network, chosen.arguments(size), kinds)
         else:
             form = form_of(start, kinds)
-        crops = _fit(
+        done = _fit(
             form.to(where),
             tomograms,
             outputs=len(kinds) + 1,
@@ -153,7 +153,7 @@ def train_picker(
         input=taken,
         classes=kinds,
         background=len(kinds),
-        training=_account(tomograms, crops, start, held_out),
+        training=_account(tomograms, done * form.batch, start, held_out),
         licence="that of its training data",
         version="1",
     )
@@ -162,7 +162,7 @@ def train_picker(
         model,
         held_out or examples,
         device=device,
-        progress=None if progress is None else lambda *_: progress(crops, crops),
+        progress=None if progress is None else lambda *_: progress(done, done),
     )
     kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
     return model.with_card(card.model_copy(update={"classes": kinds}))
@@ -247,7 +247,7 @@ def _fit(
     stop: Callable[[], bool] | None,
     checkpoint: str | Path | None,
 ) -> int:
-    """Train in place; gives the number of crops."""
+    """Train in place; gives the number of steps."""
     rate = form.rate * (_FINE_TUNING if fine_tuning else 1)
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
@@ -282,7 +282,7 @@ def _fit(
     finally:
         if checkpoint is not None:
             save_checkpoint(checkpoint, form, optimizer, seed, done, time.monotonic() - began)
-    return done * form.batch
+    return done
 
 
 def _batch(
