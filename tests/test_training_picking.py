@@ -2,11 +2,14 @@ import numpy as np
 import pytest
 import torch
 
-from napari_vox3d import Picks, Volume, load_model
+from napari_vox3d import Picks, Volume, load_model, pick_particles
 from napari_vox3d.errors import Cancelled, ModelError, Vox3dError
 from napari_vox3d.models import Model, ModelCard, NetworkSpec, ParticleClass, PickingInput
+from napari_vox3d.networks.catalogue import ARCHITECTURES
 from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN, DenseCryoET3DCNN
+from napari_vox3d.networks.pickers import DensePicker
 from napari_vox3d.training import picking
+from napari_vox3d.training.evaluation import evaluate_picks
 from napari_vox3d.training.picker_forms import RANK, DenseForm, WindowForm, form_of
 from napari_vox3d.training.picking import best_threshold, train_picker
 
@@ -17,6 +20,15 @@ def _small_crops(monkeypatch):
     monkeypatch.setattr(DenseForm, "edge", 32)
 
 
+@pytest.fixture
+def without_thresholds(monkeypatch):
+    monkeypatch.setattr(
+        picking,
+        "estimate_thresholds",
+        lambda model, *_, **__: {kind.name: 0.5 for kind in model.card.classes},
+    )
+
+
 @pytest.fixture(scope="module")
 def example():
     rng = np.random.default_rng(0)
@@ -25,6 +37,9 @@ def example():
         rng.uniform(4, 20, (4, 3)), ["a", "b", "a", "b"], voxel_size=10, radii=[60, 90, 60, 90]
     )
     return Volume(values, 10.0, name="t"), picks
+
+
+NETWORKS = [entry.name for entry in ARCHITECTURES if entry.task == "picking"]
 
 
 def train(examples, **options):
@@ -86,19 +101,23 @@ def test_every_fifth_example_is_held_out(example, monkeypatch):
     assert "1 tomograms held out" in model.card.training
 
 
-def test_a_cancelled_training_goes_on_where_it_was(example, tmp_path):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_cancelled_training_goes_on_where_it_was(example, tmp_path, network, without_thresholds):
     def stop(done, _total):
         if done == 1:
             raise Cancelled("stopped")
 
     file = tmp_path / "run.safetensors"
     with pytest.raises(Cancelled):
-        train([example], checkpoint=file, progress=stop)
-    resumed = train([example], checkpoint=file)
-    straight = train([example])
+        train([example], network=network, checkpoint=file, progress=stop)
+    resumed = train([example], network=network, checkpoint=file)
+    straight = train([example], network=network)
     torch.testing.assert_close(state_of(resumed), state_of(straight))
     with pytest.raises(ModelError, match="seed 0"):
-        train([example], checkpoint=file, seed=1)
+        train([example], network=network, checkpoint=file, seed=1)
+    other = "unet" if network != "unet" else "hrnet"
+    with pytest.raises(ModelError, match="start anew"):
+        train([example], network=other, checkpoint=file)
     file.write_bytes(b"something else")
     with pytest.raises(ModelError, match="start anew"):
         train([example], checkpoint=file)
@@ -146,6 +165,88 @@ def test_a_fine_tuned_model_keeps_the_scale_and_the_classes_of_its_base(example)
     assert model.card.input.voxel_size == 7
     assert [kind.radius for kind in model.card.classes] == [50, 50]
     assert "'base'" in model.card.training
+
+
+def test_a_dense_picker_is_fine_tuned_from_its_own_outputs(example):
+    base = train([example], network="unet", steps=1)
+    turned = Picks(
+        example[1].positions, np.where(example[1].labels == "a", "b", "c"), radii=example[1].radii
+    )
+    network = form_of(base, train([(example[0], turned)], network="unet", steps=1).card.classes)
+    assert isinstance(network.network, DensePicker)
+    old, new = state_of(base), network.network.state_dict()
+    torch.testing.assert_close(new["head.weight"][0], old["head.weight"][1])  # b
+    torch.testing.assert_close(new["head.weight"][2], old["head.weight"][2])  # background
+    assert not torch.isclose(new["head.weight"][1], old["head.weight"]).all(1).any()
+    torch.testing.assert_close(new["stem.0.weight"], old["stem.0.weight"])
+    tuned = train([(example[0], turned)], base=base)
+    assert tuned.card.network.name == "DensePicker"
+    assert "'my-picker'" in tuned.card.training
+
+
+def test_a_network_that_cannot_be_trained_is_refused(example):
+    arguments = {"num_classes": 2, "batch_norm": True}
+    torch.manual_seed(0)
+    base = make_base(["a"])
+    card = base.card.model_copy(
+        update={"network": NetworkSpec(name="CryoET3DCNN", arguments=arguments)}
+    )
+    with pytest.raises(ModelError, match="cannot start from"):
+        train([example], base=Model(card, CryoET3DCNN(**arguments).state_dict()))
+
+
+def test_an_unknown_network_or_size_is_refused(example):
+    with pytest.raises(ModelError, match="choose unet, "):
+        train([example], network="resnet")
+    with pytest.raises(ModelError, match="'small' or 'large'"):
+        train([example], network="unet", size="huge")
+
+
+def test_stop_ends_the_training_with_a_model(example):
+    told = []
+    model = train(
+        [example],
+        network="unet",
+        steps=50,
+        on_step=lambda step, loss: told.append((step, loss)),
+        stop=lambda: len(told) == 3,
+    )
+    assert [step for step, _ in told] == [1, 2, 3]
+    assert all(np.isfinite(loss) for _, loss in told)
+    assert "6 crops" in model.card.training
+
+
+def bright_balls(seed):
+    rng = np.random.default_rng(seed)
+    places = rng.permutation(np.stack(np.mgrid[8:40:16, 8:56:16, 8:56:16], -1).reshape(-1, 3))
+    centres = places[:8] + rng.uniform(-3, 3, (8, 3))
+    grid = np.moveaxis(np.indices((40, 56, 56)), 0, -1)
+    values = rng.normal(size=grid.shape[:3])
+    for centre in centres:
+        values[np.linalg.norm(grid - centre, axis=-1) < 4] += 3
+    picks = Picks.from_indices(centres, "ball", voxel_size=10, radii=40.0)
+    return Volume(values.astype(np.float32), 10.0), picks
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_network_learns(network, without_thresholds):
+    losses = []
+    steps = 24 if network == "cryoet3dcnn" else 16
+    train(
+        [bright_balls(0)],
+        network=network,
+        steps=steps,
+        on_step=lambda _, loss: losses.append(loss),
+    )
+    learnt = losses[: 3 * steps // 4]  # before the statistics are frozen, too early for them here
+    assert np.mean(learnt[-5:]) < 0.8 * np.mean(learnt[:5])
+
+
+def test_a_unet_finds_bright_balls_after_a_short_training():
+    model = train([bright_balls(0), bright_balls(1)], network="unet", steps=60)
+    volume, truth = bright_balls(2)
+    scores = evaluate_picks(pick_particles(volume, model, device="cpu"), truth)
+    assert scores.mean_f > 0.9
 
 
 def test_nothing_to_learn_from_is_an_error(example):
