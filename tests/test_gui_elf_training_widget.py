@@ -136,7 +136,7 @@ def test_training_on_a_layer_and_on_files(opened, qtbot, errors, training, tmp_p
     assert "my-elf" in names()
     assert predictor.model.menu.value == "my-elf"
     assert "ready in Predict ELF" in widget.training.result.text()
-    assert "0.1" in widget.training.result.toolTip()
+    assert "held out: my-elf 0.1." in widget.training.result.text()
 
 
 def test_a_folder_without_elfs_is_an_error(opened, errors, tmp_path, monkeypatch):

@@ -82,7 +82,11 @@ def scrolled_form(window: QWidget) -> QFormLayout:
     layout = QVBoxLayout(window)
     layout.setContentsMargins(0, 0, 0, 0)
     layout.addWidget(area)
-    return QFormLayout(inner)
+    form = QFormLayout()
+    rows = QVBoxLayout(inner)
+    rows.addLayout(form)
+    rows.addStretch(1)  # spare height goes below, not between the rows
+    return form
 
 
 def add_row(form: QFormLayout, text: str, control: Widget | QWidget) -> None:

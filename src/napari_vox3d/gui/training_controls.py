@@ -297,8 +297,9 @@ class TrainingControl(QWidget):
         if found:
             said += f" Thresholds: {found}."
         said += f" Training: {card.training}"
-        if card.metrics:
-            said += " Hover here for measured figures."
+        for table in card.metrics:  # a new model has one small table, if any
+            rows = (" ".join(map(str, row.values())) for row in table.rows)
+            said += f" {table.data}: {', '.join(rows)}."
         self.result.setText(said)
         self.result.setToolTip(figures(card))
         remember(card.task, model=card.name)
