@@ -97,7 +97,7 @@ def varied(
     They are never turned, which would turn the missing wedge.
     """
     axes = np.flatnonzero(rng.random(3) < 0.5)
-    values, target = np.flip(values, axes), np.flip(target, axes + 1)
+    values, target = np.flip(values, tuple(axes)), np.flip(target, tuple(axes + 1))
     values = values * np.float32(rng.uniform(0.8, 1.25))
     values += np.float32(rng.uniform(0, 0.5)) * rng.standard_normal(values.shape, np.float32)
     return values, np.ascontiguousarray(target)
