@@ -226,13 +226,17 @@ class _Attention:
     def _cell(config: dict[str, Any]) -> torch.nn.Module:
         given = {"n_head": 8, "norm_mode": "layer", "normalize_Q_K": False, **config["kwargs"]}
         kind = _Attention.KINDS[given["att_mode"]]
+        if kind.attention in ("vit", "swin"):
+            given["n_head"] = 8  # whatever is asked for
         options = _Attention.cell_options(given)
         shape = _Attention.shape(given)
         if kind.attention == "swin":
             options["window"] = _Attention.depth_first(given["window_size"])
         else:  # numbers of windows and patches go before their sizes
-            windows = _Attention.depth_first(given.get("num_wind", (8, 8, 1)))
-            patches = _Attention.depth_first(given.get("num_patch", (4, 4, 1)))
+            windows = _Attention.depth_first(given.get("num_wind") or (8, 8))
+            patches = _Attention.depth_first(given.get("num_patch") or (4, 4))
+            if kind == CellKind("global"):  # halves its windows, with half as many patches in each
+                patches = [number // 2 * 2 or 1 for number in patches]
             options["window"] = [max(a // b, 1) for a, b in zip(shape, windows, strict=True)]
             options["patch"] = [
                 max(a // b, 1) for a, b in zip(options["window"], patches, strict=True)
@@ -248,7 +252,7 @@ class _Attention:
 
     @staticmethod
     def _sampler(config: dict[str, Any]) -> torch.nn.Module:
-        sizes = config["C_in"], config["C_out"], config.get("N", 1)
+        sizes = config["C_in"], config["C_out"], config.get("N", 2)
         depth = config.get("is_3D", False)
         if config["cls"] == "DownSample":
             return DownSample2x(*sizes, method="patch_merge", depth=depth)
@@ -324,7 +328,7 @@ class _Attention:
 
     @staticmethod
     def depth_first(size: Sequence[int]) -> tuple[int, int, int]:
-        height, width, depth = size
+        height, width, depth = (*size, 1)[:3]  # planes may have no depth
         return depth, height, width
 
     @staticmethod

@@ -19,7 +19,7 @@ from napari_vox3d.networks.attention import (
 )
 from napari_vox3d.networks.cell_options import CellOptions
 from napari_vox3d.networks.cells import Block, kept_window, parse_cells
-from napari_vox3d.networks.layers import NORMS, ReflectConv3d
+from napari_vox3d.networks.layers import NORMS, ReflectConv3d, activation
 from napari_vox3d.networks.resampling import DownSample2x, UpSample2x
 from napari_vox3d.networks.tokens import Cutting, Grid, from_tokens, to_tokens
 
@@ -359,6 +359,22 @@ def test_norms(norm):
     }[norm]
     assert y.mean(axes).abs().max() < 1e-5
     assert (y.var(axes, correction=0) - 1).abs().max() < 1e-4
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("prelu", [-0.25, 3, 9]),
+        ("relu", [0.0, 3, 9]),
+        ("relu6", [0.0, 3, 6]),
+        ("leakyrelu", [-0.1, 3, 9]),
+        ("elu", [-0.6321, 3, 9]),
+        ("celu", [-0.6321, 3, 9]),
+    ],
+)
+def test_activations(name, expected):
+    y = activation(name)(torch.tensor([-1.0, 3.0, 9.0]))
+    torch.testing.assert_close(y, torch.tensor(expected), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize(

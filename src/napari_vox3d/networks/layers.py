@@ -13,9 +13,11 @@ from napari_vox3d.errors import ModelError
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "prelu": nn.PReLU,
     "relu": nn.ReLU,
+    "relu6": nn.ReLU6,
     "leakyrelu": lambda: nn.LeakyReLU(0.1),
     "gelu": lambda: nn.GELU(approximate="tanh"),
     "elu": nn.ELU,
+    "celu": nn.CELU,
     "selu": nn.SELU,
 }
 NORMS = ("instance2d", "instance3d", "batch2d", "batch3d", "layer", "layer3d")
