@@ -88,9 +88,10 @@ class _Continuous:
     def _convolution_arguments(config: dict[str, Any]) -> dict[str, Any]:
         kernel = dict(config["kernel_kwargs"])
         samples = kernel.pop("L_cache")
-        # a factor of the original that cancels in its initialisation and is not used later
-        unused = ("out_dim", "data_dim", "hidden_omega_0")
-        kernel = {key: value for key, value in kernel.items() if key not in unused}
+        # hidden_omega_0 cancels in the initialisation and is not used later; no other argument
+        # changes what a loaded kernel computes
+        used = ("mlp_hidden_dim", "num_layers", "embedding_dim", "omega_0", "use_bias")
+        kernel = {key: kernel[key] for key in used if key in kernel}
         kernel["num_layers"] = max(2, kernel["num_layers"])  # the original takes 1 for 2
         if config["kernel"] == "fourier":
             kernel["nonlinear"] = config.get("nonlinear", "GELU")
@@ -122,21 +123,29 @@ class _FFTConvolution(torch.nn.Module):
         super().__init__()
         name = config["fn"]
         kinds = ("causal", "circular", "mixed")
-        kind = config.get("kind") or next((k for k in kinds if name.startswith(k)), "zero")
-        self.padding: Any = kind
-        if kind == "mixed":
+        self.padding: Any = next((kind for kind in kinds if name.startswith(kind)), "zero")
+        if self.padding == "mixed":
             self.padding = ["circular" if axis else "zero" for axis in config["periodic"]]
-        layout = config.get("layout", "").replace(" ", "")
-        self.channels_last = (
-            layout.endswith(",C") if layout else "_blh" in name or "_w_reshape" in name
-        )
+        self.channels_last = "_blh" in name or "_w_reshape" in name
         self.chunk = 2 if "chunked" in name else None
 
     def forward(self, x: Tensor, kernel: Tensor, shortcut: Tensor | None) -> Tensor:
-        if not self.channels_last:
-            return fft_conv(x, kernel, self.padding, shortcut, self.chunk)
-        x, kernel = x.movedim(-1, 1), kernel.movedim(-1, 1)
-        return fft_conv(x, kernel, self.padding, shortcut, self.chunk).movedim(1, -1)
+        if self.channels_last:
+            x, kernel = x.movedim(-1, 1), kernel.movedim(-1, 1)
+        size, taps = x.shape[-1], kernel.shape[-1]
+        if self.padding == "causal" and size < taps <= 2 * size:
+            y = self._wrapping(x, kernel, shortcut)
+        else:
+            y = fft_conv(x, kernel, self.padding, shortcut, self.chunk)
+        return y.movedim(1, -1) if self.channels_last else y
+
+    def _wrapping(self, x: Tensor, kernel: Tensor, shortcut: Tensor | None) -> Tensor:
+        """Causal with a kernel longer than the input: the original wraps at twice the input."""
+        size = x.shape[-1]
+        x = torch.nn.functional.pad(x, (0, size))
+        kernel = torch.nn.functional.pad(kernel, (0, 2 * size - kernel.shape[-1]))
+        centred = kernel.roll(size - 1, -1)
+        return fft_conv(x, centred, "circular", shortcut, self.chunk)[..., :size]
 
 
 class _Attention:

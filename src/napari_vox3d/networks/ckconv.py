@@ -237,7 +237,10 @@ class CartesianCKConv3d(nn.Module):
         def convolve(part: Tensor, spectrum: Tensor) -> Tensor:
             return apply_spectrum(part, spectrum, shape)
 
-        y = in_chunks(convolve, x, self._spectrum(lattice, shape), self.chunk)
+        spectrum_of = self._spectrum
+        if torch.compiler.is_compiling():  # as a decorator it would import the compiler: seconds
+            spectrum_of = torch.compiler.disable(spectrum_of)
+        y = in_chunks(convolve, x, spectrum_of(lattice, shape), self.chunk)
         return add_shortcut(y, x, self.shortcut)
 
     def train(self, mode: bool = True) -> CartesianCKConv3d:
@@ -245,7 +248,6 @@ class CartesianCKConv3d(nn.Module):
         self._kept = None
         return super().train(mode)
 
-    @torch.compiler.disable
     def _spectrum(self, lattice: Tensor, shape: _Shape) -> Tensor:
         """Half spectrum of the kernel; the last small one is kept while nothing is trained."""
         cells = [tuple(map(tuple, cell)) for cell in lattice.detach().double().tolist()]

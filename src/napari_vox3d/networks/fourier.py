@@ -83,6 +83,8 @@ def fft_conv(
     """
     paddings = axis_paddings(padding, x.ndim - 2)
     _check_kernel(x, kernel, paddings)
+    if "causal" in paddings:
+        kernel = kernel[..., : x.shape[-1]]  # what comes later never meets the input
     sizes = [
         _transform_size(word, n, k)
         for word, n, k in zip(paddings, x.shape[2:], kernel.shape[2:], strict=True)

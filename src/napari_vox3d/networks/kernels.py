@@ -29,11 +29,18 @@ def coordinate_grid(
     Tensor
         (1, 2 s_1 - 1, 2 s_2 - 1, ..., dims), float32.
     """
-    axes = [
-        torch.arange(1 - size, size, device=device, dtype=torch.float32) / (count - 1)
-        for size, count in zip(half_sizes, samples, strict=True)
-    ]
+    counts = zip(half_sizes, samples, strict=True)
+    axes = [_coordinates(size, count, device) for size, count in counts]
     return torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)[None]
+
+
+def _coordinates(half_size: int, samples: int, device: torch.device | None) -> Tensor:
+    # The middle of a linspace over the whole range, as in the original: sines of high frequency
+    # tell its rounding from that of other sums.
+    longest = max(half_size, samples)
+    limit = (longest - 1) / (samples - 1)
+    axis = torch.linspace(-limit, limit, 2 * longest - 1, device=device, dtype=torch.float32)
+    return axis[longest - half_size : longest + half_size - 1]
 
 
 class ExponentialModulationND(nn.Module):
