@@ -38,7 +38,9 @@ __all__ = [
 ]
 
 # Order matters: CHGCAR.cube is a cube file, and CHGCAR.mrc is an MRC file.
-_GRID_FORMATS = ("mrc", "cube", "vasp")
+_GRID_FORMATS = ("mrc", "cube", "xsf", "vasp_h5", "vasp")
+# Names that both structures and grids bear.
+_OF_TWO_KINDS = ["*.vasp", "*.vasp.*", "*.xsf", "*.xsf.*", "*.h5", "*.h5.*"]
 # Name: module, what its `write` is told, suffix. The first of a suffix is its default.
 _PICK_FORMATS: dict[str, tuple[str, dict[str, bool], str]] = {
     "relion5": ("star", {"centred": True}, ".star"),
@@ -52,7 +54,7 @@ PICK_FORMATS = {name: suffix for name, (_, _, suffix) in _PICK_FORMATS.items()}
 _PICK_SUFFIXES = {suffix: name for name, suffix in reversed(PICK_FORMATS.items())}
 _VOLUME_NAMES = (
     ".mrc .mrcs .map .rec .st .ali .ccp4; "
-    "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube"
+    "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube; .xsf"
 )
 _PICK_NAMES = ".star (relion5, relion4), .json (copick), .csv, .coords"
 
@@ -78,7 +80,8 @@ def read_volumes(path: str | Path) -> list[Volume]:
     ----------
     path
         MRC (.mrc .mrcs .map .rec .st .ali .ccp4), VASP (CHGCAR, CHG, AECCAR, PARCHG, ELFCAR,
-        LOCPOT, .vasp) or Gaussian cube, plain or compressed.
+        LOCPOT, .vasp, vaspwave.h5, vaspout.h5), Gaussian cube or XCrySDen .xsf, plain or
+        compressed.
 
     Returns
     -------
@@ -195,7 +198,7 @@ def read_atoms(path: str | Path) -> Atoms:
     Parameters
     ----------
     path
-        POSCAR, CONTCAR, CIF, or any VASP or cube volume.
+        POSCAR, CONTCAR, CIF, or any VASP, cube or XSF volume.
 
     Returns
     -------
@@ -224,8 +227,7 @@ def _format_of(path: Path) -> str:
     if path.suffix.lower() in _PICK_SUFFIXES:
         return _PICK_SUFFIXES[path.suffix.lower()]
     by_name = _grid_format_by_name(path)
-    # *.vasp is the one name that both structures and grids bear.
-    if by_name is not None and not _matches(path, ["*.vasp", "*.vasp.*"]):
+    if by_name is not None and not _matches(path, _OF_TWO_KINDS):
         return by_name
     if by_name is None and _matches(path, _module("structures").PATTERNS):
         return "structures"
@@ -235,7 +237,7 @@ def _format_of(path: Path) -> str:
         raise FormatError(
             path,
             "is of no known kind",
-            hint=f"Known: {_VOLUME_NAMES}; picks {_PICK_NAMES}; POSCAR, CONTCAR and .cif.",
+            hint=f"Known: {_VOLUME_NAMES}; vaspwave.h5, vaspout.h5; picks {_PICK_NAMES}; POSCAR, CONTCAR and .cif.",
         )
     return found
 

@@ -130,13 +130,13 @@ def _species(lines: Lines, comment: str) -> tuple[list[str], list[int]]:
     if not sum(counts) or (names and len(counts) != len(names)):
         raise lines.error(f"{len(names)} elements but counts {counts[:9]}")
     if not names:  # VASP 4: often the comment tells
-        named = [_element(token) for token in comment.split()]
+        named = [element_symbol(token) for token in comment.split()]
         known = len(named) == len(counts) and "X" not in named
         return (named if known else ["X"] * len(counts)), counts
-    return [_element(name) for name in names], counts
+    return [element_symbol(name) for name in names], counts
 
 
-def _element(name: str) -> str:
+def element_symbol(name: str) -> str:
     """Element of ``Fe``, ``Fe/``, ``Mg_pv/f474ac0d`` or ``H.75``; X if there is none."""
     from ase.data import atomic_numbers
 

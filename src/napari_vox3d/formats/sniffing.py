@@ -9,16 +9,21 @@ from typing import IO
 from napari_vox3d.formats.compression import open_bytes
 
 _LONGEST_LINE = 10_000
+_HDF5 = b"\x89HDF\r\n\x1a\n"
+_XSF_KEYWORDS = {
+    *("CRYSTAL", "SLAB", "POLYMER", "MOLECULE", "ATOMS", "DIM-GROUP", "ANIMSTEPS"),
+    "BEGIN_BLOCK_DATAGRID_3D",
+}
 
 
-def format_by_content(path: Path) -> str | None:
-    """Name the format of a file from its first lines.
+def language_of(path: Path) -> str | None:
+    """Name the way a file is written from its first lines, whether it holds a grid or not.
 
     Returns
     -------
     str or None
-        ``"mrc"``, ``"cube"``, ``"vasp"`` (a structure followed by a grid), ``"structures"`` (a
-        POSCAR), or None.
+        ``"mrc"``, ``"vasp_h5"`` (any HDF5 file), ``"cube"``, ``"xsf"``, ``"poscar"`` (which all
+        text files of VASP begin with), or None.
     """
     from napari_vox3d.formats import mrc
 
@@ -26,16 +31,38 @@ def format_by_content(path: Path) -> str | None:
         head = file.read(1024)
         if mrc.is_header(head):
             return "mrc"
+        if head.startswith(_HDF5):
+            return "vasp_h5"
         if b"\0" in head:
             return None
         file.seek(0)
         lines = [_line(file) for _ in range(7)]
-        if _is_cube(lines):
-            return "cube"
-        count = _atom_count(lines)
-        if count is None:
-            return None
-        return "vasp" if _has_grid(file, count) else "structures"
+    if _is_cube(lines):
+        return "cube"
+    if _is_xsf(lines):
+        return "xsf"
+    return None if _atom_count(lines) is None else "poscar"
+
+
+def format_by_content(path: Path) -> str | None:
+    """Name the format of a file from its content.
+
+    Returns
+    -------
+    str or None
+        ``"mrc"``, ``"cube"``; ``"vasp"``, ``"xsf"``, ``"vasp_h5"`` (a structure with a grid);
+        ``"structures"`` (without one); or None.
+    """
+    from napari_vox3d.formats import vasp_h5, xsf
+
+    language = language_of(path)
+    if language == "poscar":
+        return "vasp" if _has_grid(path) else "structures"
+    if language == "xsf":
+        return "xsf" if xsf.holds_grid(path) else "structures"
+    if language == "vasp_h5":
+        return "structures" if vasp_h5.holds_only_structure(path) else "vasp_h5"
+    return language
 
 
 def _line(file: IO[bytes]) -> list[str]:
@@ -60,6 +87,12 @@ def _is_cube(lines: list[list[str]]) -> bool:
     )
 
 
+def _is_xsf(lines: list[list[str]]) -> bool:
+    """The first line that is no comment is one of XCrySDen's keywords."""
+    said = [words[0] for words in lines if words and not words[0].startswith("#")]
+    return bool(said) and said[0] in _XSF_KEYWORDS
+
+
 def _atom_count(lines: list[list[str]]) -> int | None:
     """Atoms that the head of a POSCAR announces, or None if it is none."""
     if len(_numbers(lines[1])) not in (1, 3) or any(len(_numbers(w)) < 3 for w in lines[2:5]):
@@ -68,10 +101,12 @@ def _atom_count(lines: list[list[str]]) -> int | None:
     return int(sum(counts)) or None
 
 
-def _has_grid(file: IO[bytes], atoms: int) -> bool:
-    """True if a line of three integers stands alone soon after the positions."""
-    for _ in range(atoms):
-        file.readline(_LONGEST_LINE)
-    rest = islice(iter(lambda: file.readline(_LONGEST_LINE), b""), 8)
-    lines = [line.decode("ascii", "replace").split() for line in rest]
+def _has_grid(path: Path) -> bool:
+    """True if a line of three integers stands alone soon after the positions of a POSCAR."""
+    with open_bytes(path) as file:
+        atoms = _atom_count([_line(file) for _ in range(7)]) or 0
+        for _ in range(atoms):
+            file.readline(_LONGEST_LINE)
+        rest = islice(iter(lambda: file.readline(_LONGEST_LINE), b""), 8)
+        lines = [line.decode("ascii", "replace").split() for line in rest]
     return any(len(words) == 3 and len(_numbers(words, int)) == 3 for words in lines)

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats import vasp
+from napari_vox3d.formats import vasp, vasp_h5, xsf
 from napari_vox3d.formats.compression import COMPRESSED_SUFFIXES, open_bytes
 from napari_vox3d.formats.poscar import Lines, parse_poscar
-from napari_vox3d.formats.sniffing import format_by_content
+from napari_vox3d.formats.sniffing import language_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -31,8 +31,8 @@ def read_atoms(path: str | Path) -> Atoms:
     Parameters
     ----------
     path
-        POSCAR, CONTCAR, any VASP volume (its grid is not read), or any file that ASE reads, such
-        as CIF; the last structure of several. Plain or compressed.
+        POSCAR, CONTCAR, any VASP or XSF volume (its grid is not read), or any file that ASE
+        reads, such as CIF; the last structure of several. Plain or compressed.
 
     Returns
     -------
@@ -45,9 +45,14 @@ def read_atoms(path: str | Path) -> Atoms:
         If the file cannot be understood, holds no atoms, or has no cell or one without volume.
     """
     path = Path(path)
-    if _begins_like_poscar(path):
+    language = _language(path)
+    if language == "poscar":
         with open_bytes(path) as file:
             atoms = parse_poscar(Lines(path, file))
+    elif language == "xsf":
+        atoms = xsf.read_structure(path)
+    elif language == "vasp_h5":
+        atoms = vasp_h5.read_structure(path)
     else:
         atoms = _read_with_ase(path)
     if not len(atoms):
@@ -62,13 +67,18 @@ def read_atoms(path: str | Path) -> Atoms:
     return atoms
 
 
-def _begins_like_poscar(path: Path) -> bool:
-    """By the name, as far as that says anything; otherwise by the content."""
-    if any(fnmatchcase(path.name.lower(), pattern) for pattern in PATTERNS if "." in pattern):
-        return path.name.lower().endswith(".poscar")
+def _language(path: Path) -> str | None:
+    """By the name, as far as that says anything; otherwise by the content. None is for ASE."""
+    name = path.name.lower()
+    if name.endswith(".poscar"):
+        return "poscar"
+    if any(fnmatchcase(name, pattern) for pattern in xsf.PATTERNS):
+        return "xsf"
+    if any(fnmatchcase(name, pattern) for pattern in PATTERNS if "." in pattern):
+        return None
     if any(fnmatchcase(path.name, pattern) for pattern in (*_POSCARS, *vasp.PATTERNS)):
-        return True
-    return format_by_content(path) in ("structures", "vasp")
+        return "poscar"
+    return language_of(path)
 
 
 def _read_with_ase(path: Path) -> Atoms:

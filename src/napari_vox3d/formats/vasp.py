@@ -41,8 +41,8 @@ PATTERNS = [
 
 
 @dataclass(frozen=True)
-class _Kind:
-    """What a file of some name holds, and how VASP writes it."""
+class Kind:
+    """What a file of some name holds, how VASP writes it, and what its channels are called."""
 
     label: str
     quantity: str
@@ -53,30 +53,32 @@ class _Kind:
     two: tuple[str, str]  # names of two channels
 
     def quantities(self, channels: int) -> list[str]:
+        """Quantity of each of 1, 2 or 4 channels."""
         if self.times_volume:
             return [self.quantity, *["spin density"] * (channels - 1)]
         return [self.quantity] * channels
 
     def channel_names(self, channels: int) -> tuple[str, ...]:
+        """Name of each of 1, 2 or 4 channels."""
         if channels == 4 and not self.times_volume:
             return ("total", "x", "y", "z")
         return {1: ("",), 2: self.two, 4: ("total", "mx", "my", "mz")}[channels]
 
 
 _TOTAL, _SPINS = ("total", "difference"), ("up", "down")
-_ELF = _Kind("ELFCAR", "elf", "", False, 10, 5, _SPINS)
-_POTENTIAL = _Kind("LOCPOT", "potential", "eV", False, 5, 11, _SPINS)
-_CHARGE = _Kind("CHGCAR", "electron density", "e/Å³", True, 5, 11, _TOTAL)
-_SAD = _Kind("SAD", "superposed atomic density", "e/Å³", True, 5, 11, _TOTAL)
+_ELF = Kind("ELFCAR", "elf", "", False, 10, 5, _SPINS)
+POTENTIAL = Kind("LOCPOT", "potential", "eV", False, 5, 11, _SPINS)
+CHARGE = Kind("CHGCAR", "electron density", "e/Å³", True, 5, 11, _TOTAL)
+_SAD = Kind("SAD", "superposed atomic density", "e/Å³", True, 5, 11, _TOTAL)
 
 
-def _kind_of(path: Path) -> _Kind:
+def _kind_of(path: Path) -> Kind:
     """Tell by the name; anything that does not say otherwise is a density times volume."""
     name = plain_name(path).upper()
-    for word, kind in (("ELFCAR", _ELF), ("LOCPOT", _POTENTIAL), ("AECCAR1", _SAD)):
+    for word, kind in (("ELFCAR", _ELF), ("LOCPOT", POTENTIAL), ("AECCAR1", _SAD)):
         if word in name:
             return kind
-    return _SAD if re.match(r"SAD(?![A-Z])", name) else _CHARGE
+    return _SAD if re.match(r"SAD(?![A-Z])", name) else CHARGE
 
 
 def read(path: str | Path) -> list[Volume]:
@@ -195,7 +197,7 @@ def _leading_numbers(text: bytes) -> int:
 
 def _volumes(
     path: Path,
-    kind: _Kind,
+    kind: Kind,
     atoms: Atoms,
     blocks: list[NDArray[np.float64]],
     between: list[bytes],
@@ -237,7 +239,7 @@ def _volumes(
     return volumes
 
 
-def _label(path: Path, kind: _Kind) -> str:
+def _label(path: Path, kind: Kind) -> str:
     """Return the name that VASP gives such a file, if it is in the file's name."""
     found = re.search(r"AECCAR\d|PARCHG|CHGCAR|CHG|ELFCAR|LOCPOT", plain_name(path).upper())
     return found[0] if found else kind.label
@@ -287,7 +289,7 @@ def write(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
                 file.write(after["text"])
 
 
-def _check(path: Path, kind: _Kind, volumes: list[Volume]) -> None:
+def _check(path: Path, kind: Kind, volumes: list[Volume]) -> None:
     if len(volumes) not in (1, 2, 4):
         raise FormatError(path, f"a VASP file holds 1, 2 or 4 channels, not {len(volumes)}")
     first = volumes[0]
@@ -306,7 +308,7 @@ def _check(path: Path, kind: _Kind, volumes: list[Volume]) -> None:
             raise FormatError(path, "the channels lie on different grids")
     found = [part.quantity for part in volumes]
     if kind.times_volume and found[1:] == ["spin density"] * (len(found) - 1):
-        fits = found[0] in (_CHARGE.quantity, _SAD.quantity)
+        fits = found[0] in (CHARGE.quantity, _SAD.quantity)
     else:
         fits = set(found) == {kind.quantity}
     if not fits:

@@ -9,12 +9,12 @@ from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
 
 
 def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write an image layer as MRC, VASP or cube, whichever the name says.
+    """Write an image layer as MRC, VASP, cube or XSF, whichever the name says.
 
     Parameters
     ----------
     path
-        File to write: .mrc .map .rec, .vasp, CHGCAR, ELFCAR, LOCPOT, or .cube.
+        File to write: .mrc .map .rec, .vasp, CHGCAR, ELFCAR, LOCPOT, .cube or .xsf.
     data
         Values of the layer.
     meta
