@@ -74,7 +74,7 @@ def test_coordinates_and_kernel_of_the_reference(path):
     module = reference.build(config, parts["state"])
     grid = parts["out"]["grid"]
     half_sizes = [(size + 1) // 2 for size in grid.shape[1:-1]]
-    torch.testing.assert_close(coordinate_grid(half_sizes, module.samples), grid, rtol=0, atol=0)
+    torch.testing.assert_close(coordinate_grid(half_sizes, module.samples), grid, rtol=0, atol=2e-7)
     with torch.no_grad():
         raw = module.kernel(grid)
     torch.testing.assert_close(raw, parts["out"]["kernel_raw"], rtol=1e-4, atol=1e-5)
@@ -175,6 +175,11 @@ def test_coordinates_keep_their_spacing_for_every_size(size):
     torch.testing.assert_close(along.diff(), torch.full((2 * size - 2,), 0.25))
     assert along[size - 1].abs() < 1e-6
     assert along[-1] == (size - 1) / 4
+    third = coordinate_grid([size], [4]).flatten()  # not exact: rounded as by the original
+    longest = max(size, 4)
+    assert set(third.tolist()) <= set(
+        torch.linspace(-(longest - 1) / 3, (longest - 1) / 3, 2 * longest - 1).tolist()
+    )
 
 
 def test_siren_starts_as_specified():

@@ -72,3 +72,16 @@ def test_sizes_can_be_left_open():
         )
         other = torch.rand(1, 1, 6, 16, 24)
         torch.testing.assert_close(exported.module()(other), network(other), atol=1e-5, rtol=1e-4)
+
+
+def test_continuous_kernels_leave_sizes_open():
+    network = networks.CKConvND(3, 2, samples=4).eval()
+    depth, height, width = (torch.export.Dim(axis, min=2, max=64) for axis in "dhw")
+    with torch.no_grad():
+        exported = torch.export.export(
+            network,
+            (torch.rand(1, 2, 8, 9, 10),),
+            dynamic_shapes=({2: depth, 3: height, 4: width},),
+        )
+        other = torch.rand(1, 2, 6, 3, 11)
+        torch.testing.assert_close(exported.module()(other), network(other), atol=1e-5, rtol=1e-4)

@@ -35,6 +35,9 @@ def coordinate_grid(
 
 
 def _coordinates(half_size: int, samples: int, device: torch.device | None) -> Tensor:
+    if torch.compiler.is_compiling():  # sizes may be open, and linspace needs numbers
+        steps = torch.arange(1 - half_size, half_size, device=device, dtype=torch.float32)
+        return steps / (samples - 1)
     # The middle of a linspace over the whole range, as in the original: sines of high frequency
     # tell its rounding from that of other sums.
     longest = max(half_size, samples)
