@@ -180,12 +180,12 @@ def test_writing_without_what_the_format_needs(tmp_path):
         np.testing.assert_array_equal(read_picks(path).positions, loose.positions)
 
 
-@pytest.mark.parametrize("name", ["p.tbl", "p.mod", "p.cbox", "p"])
+@pytest.mark.parametrize("name", ["p.tloc", "p.doc", "p"])
 def test_formats_that_cannot_be_written_name_those_that_can(tmp_path, name):
     with pytest.raises(FormatError, match=r"\.star \(relion5, relion4\), \.json"):
         write_picks(tmp_path / name, picks_in(tomogram()))
-    with pytest.raises(FormatError, match="no format 'dynamo'"):
-        write_picks(tmp_path / "p.star", picks_in(tomogram()), "dynamo")
+    with pytest.raises(FormatError, match="no format 'pytom'"):
+        write_picks(tmp_path / "p.star", picks_in(tomogram()), "pytom")
 
 
 def test_copick_fields(tmp_path):

@@ -166,7 +166,7 @@ def pick(
         with progress_bar(path.name) as progress:
             maps = vox.score_particles(tomogram, progress=progress, **options)
         picks = vox.find_particles(maps, threshold=thresholds, min_distance=min_distance)
-        suffix = PICK_FORMATS[file_format.value if file_format else "relion5"]
+        suffix = PICK_FORMATS[file_format.value if file_format else "relion5"].suffix
         # No pick file goes without a suffix, so a bare name is a folder even for one tomogram.
         folder = output is not None and not output.suffix
         target = _target(Path(plain_name(path)).stem, output, len(tomograms) > 1 or folder, suffix)

@@ -18,6 +18,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.pick_formats import (
+    PICK_FORMATS,
+    PickFormat,
+    names_of_pick_files,
+    pick_format_by_name,
+)
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -27,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "PICK_FORMATS",
+    "PickFormat",
     "kind_of",
     "read_atoms",
     "read_picks",
@@ -41,22 +48,10 @@ __all__ = [
 _GRID_FORMATS = ("mrc", "cube", "xsf", "vasp_h5", "vasp")
 # Names that both structures and grids bear.
 _OF_TWO_KINDS = ["*.vasp", "*.vasp.*", "*.xsf", "*.xsf.*", "*.h5", "*.h5.*"]
-# Name: module, what its `write` is told, suffix. The first of a suffix is its default.
-_PICK_FORMATS: dict[str, tuple[str, dict[str, bool], str]] = {
-    "relion5": ("star", {"centred": True}, ".star"),
-    "relion4": ("star", {"centred": False}, ".star"),
-    "copick": ("copick", {}, ".json"),
-    "csv": ("table", {}, ".csv"),
-    "coords": ("coords", {}, ".coords"),
-}
-PICK_FORMATS = {name: suffix for name, (_, _, suffix) in _PICK_FORMATS.items()}
-"""Formats that `write_picks` knows, with the suffix of their files."""
-_PICK_SUFFIXES = {suffix: name for name, suffix in reversed(PICK_FORMATS.items())}
 _VOLUME_NAMES = (
     ".mrc .mrcs .map .rec .st .ali .ccp4; "
     "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube; .xsf"
 )
-_PICK_NAMES = ".star (relion5, relion4), .json (copick), .csv, .coords"
 
 
 def kind_of(path: str | Path) -> Literal["volume", "picks", "structure"]:
@@ -68,7 +63,7 @@ def kind_of(path: str | Path) -> Literal["volume", "picks", "structure"]:
         If the file is missing, unreadable, empty, or of no known kind.
     """
     file_format = _format_of(_readable(path))
-    if file_format in _PICK_FORMATS:
+    if file_format in PICK_FORMATS:
         return "picks"
     return "structure" if file_format == "structures" else "volume"
 
@@ -102,7 +97,7 @@ def read_volumes(path: str | Path) -> list[Volume]:
             "holds a structure and no grid",
             hint="Predict its ELF with `vox3d elf` or the Predict ELF window.",
         )
-    if file_format in _PICK_FORMATS:
+    if file_format in PICK_FORMATS:
         raise FormatError(path, "holds picks and no grid", hint="Open it with read_picks.")
     with _clear_errors(path):
         return _module(file_format).read(path)
@@ -133,16 +128,19 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     _module(file_format).write(path, volume)
 
 
-def read_picks(path: str | Path, volume: Volume | None = None) -> Picks:
+def read_picks(path: str | Path, volume: Volume | None = None, format: str | None = None) -> Picks:
     """Read particle picks.
 
     Parameters
     ----------
     path
-        .star (RELION 5, RELION 4 and others), .json (copick), .csv or .coords.
+        .star (RELION 5, RELION 4 and others), .json (copick), .tbl (Dynamo), .mod and .txt
+        (IMOD), _info.json (EMAN2), .cbox, .coords, .ndjson (CryoET Data Portal) or .csv.
     volume
         The tomogram the picks belong to. It gives voxel size and shape where the file lacks
         them, and the name by which a file of several tomograms is searched.
+    format
+        One of `PICK_FORMATS`, for a file whose name says another or none.
 
     Raises
     ------
@@ -151,12 +149,10 @@ def read_picks(path: str | Path, volume: Volume | None = None) -> Picks:
         its tomogram and `volume` is None.
     """
     path = _readable(path)
-    suffix = path.suffix.lower()
-    if suffix not in _PICK_SUFFIXES:
-        raise FormatError(path, "is not a known pick file", hint=f"Known: {_PICK_NAMES}.")
     with _clear_errors(path):
-        module, *_ = _PICK_FORMATS[_PICK_SUFFIXES[suffix]]
-        return _module(module).read(path, volume)
+        name = format or _pick_format_of(path)
+        known = _known_pick_format(path, name, "is not a known pick file")
+        return _module(known.module).read(path, volume)
 
 
 def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> list[Path]:
@@ -169,7 +165,9 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
     picks
         Picks of one tomogram.
     format
-        ``"relion5"`` (default for .star), ``"relion4"``, ``"copick"``, ``"csv"``, ``"coords"``.
+        One of `PICK_FORMATS`, which also tells what each can hold: ``"relion5"`` (default for
+        .star), ``"relion4"``, ``"copick"``, ``"dynamo"``, ``"imod"``, ``"imod-points"``,
+        ``"eman2"``, ``"cbox"``, ``"coords"``, ``"portal"``, ``"csv"``.
 
     Returns
     -------
@@ -183,13 +181,10 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
         be written.
     """
     path = Path(path)
-    name = format or _PICK_SUFFIXES.get(path.suffix.lower())
-    if name not in _PICK_FORMATS:
-        reason = "is not the name of a pick file" if format is None else f"no format {format!r}"
-        raise FormatError(path, reason, hint=f"Picks can be written as {_PICK_NAMES}.")
-    module, options, _ = _PICK_FORMATS[name]
-    _module(module).write(path, picks, **options)
-    return [path]
+    name = format or pick_format_by_name(path)
+    known = _known_pick_format(path, name, "is not the name of a pick file")
+    more = _module(known.module).write(path, picks, **known.options)
+    return [path, *(more or [])]
 
 
 def read_atoms(path: str | Path) -> Atoms:
@@ -212,10 +207,26 @@ def read_atoms(path: str | Path) -> Atoms:
     """
     path = _readable(path)
     file_format = _format_of(path)
-    if file_format == "mrc" or file_format in _PICK_FORMATS:
+    if file_format == "mrc" or file_format in PICK_FORMATS:
         raise FormatError(path, "holds no atoms", hint="Give a POSCAR, a CIF or a VASP volume.")
     with _clear_errors(path):
         return _module("structures").read_atoms(path)
+
+
+def _known_pick_format(path: Path, name: str | None, reason: str) -> PickFormat:
+    if name not in PICK_FORMATS:
+        hint = f"Pick files: {names_of_pick_files()}."
+        raise FormatError(path, reason if name is None else f"no format {name!r}", hint=hint)
+    return PICK_FORMATS[name]
+
+
+def _pick_format_of(path: Path) -> str | None:
+    """Format of an existing file of picks; None if it is none."""
+    name = pick_format_by_name(path)
+    # Any text may be called .txt, so such a file is looked into.
+    if name == "imod-points" and not _module("imod_points").is_point_list(path):
+        return None
+    return name
 
 
 def _module(name: str) -> Any:
@@ -224,8 +235,9 @@ def _module(name: str) -> Any:
 
 def _format_of(path: Path) -> str:
     """Format of an existing file: a grid format, ``"structures"``, or a pick format."""
-    if path.suffix.lower() in _PICK_SUFFIXES:
-        return _PICK_SUFFIXES[path.suffix.lower()]
+    picks = _pick_format_of(path)
+    if picks is not None:
+        return picks
     by_name = _grid_format_by_name(path)
     if by_name is not None and not _matches(path, _OF_TWO_KINDS):
         return by_name
@@ -237,7 +249,8 @@ def _format_of(path: Path) -> str:
         raise FormatError(
             path,
             "is of no known kind",
-            hint=f"Known: {_VOLUME_NAMES}; vaspwave.h5, vaspout.h5; picks {_PICK_NAMES}; POSCAR, CONTCAR and .cif.",
+            hint=f"Known: {_VOLUME_NAMES}; vaspwave.h5, vaspout.h5; picks {names_of_pick_files()}; "
+            "POSCAR, CONTCAR and .cif.",
         )
     return found
 

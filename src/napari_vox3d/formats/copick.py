@@ -17,6 +17,7 @@ import numpy as np
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import UNNAMED_CLASS, frame_of
+from napari_vox3d.formats.orientations import from_matrices, to_matrices
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         common = content.get(_OBJECT) or UNNAMED_CLASS
         labels = np.array([point.get(_OBJECT, common) for point in points], str)
         poses = np.array([point.get("transformation_") or np.eye(4) for point in points], float)
-        angles = _angles(poses.reshape(-1, 4, 4)[:, :3, :3])
+        angles = from_matrices(poses.reshape(-1, 4, 4)[:, :3, :3])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(path, f"holds a point that is not one of copick's ({error!r})") from None
     frame = {"tomogram": content.get("run_name") or "", "voxel_size": content.get("voxel_spacing")}
@@ -137,20 +138,5 @@ def _object_name(label: str) -> str:
 def _transformations(picks: Picks) -> NDArray[np.float64]:
     """(N, 4, 4) rotations from the particle's to the tomogram's frame, x, y, z."""
     poses = np.tile(np.eye(4), (len(picks), 1, 1))
-    if picks.angles is not None and len(picks):
-        from scipy.spatial.transform import Rotation
-
-        # The angles turn the tomogram's frame into the particle's; copick stores the way back.
-        poses[:, :3, :3] = Rotation.from_euler("ZYZ", picks.angles, degrees=True).inv().as_matrix()
+    poses[:, :3, :3] = to_matrices(picks)
     return poses
-
-
-def _angles(rotations: NDArray[np.float64]) -> NDArray[np.float64] | None:
-    """(N, 3) Euler angles, or None if no particle is turned."""
-    if np.allclose(rotations, np.eye(3)):
-        return None
-    from scipy.spatial.transform import Rotation
-
-    return (
-        Rotation.from_matrix(rotations).inv().as_euler("ZYZ", degrees=True, suppress_warnings=True)
-    )

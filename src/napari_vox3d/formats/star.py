@@ -20,9 +20,12 @@ from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
+    rows_of_tomogram,
+    series_name,
     voxel_size_for_reading,
     voxel_size_for_writing,
 )
+from napari_vox3d.formats.relion_project import read_project, tomograms_beside
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
@@ -51,7 +54,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     ----------
     path
         STAR file with a block that has ``rlnCenteredCoordinate*Angst``, ``rlnCoordinate*``, or
-        ``x y z`` columns.
+        ``x y z`` columns, or RELION's ``optimisation_set.star`` that names it. Sizes and pixel
+        sizes may be in a ``tomograms.star`` beside it.
     volume
         The tomogram. Needed unless the file tells its size (RELION 5) or pixel size (others);
         its name chooses among the tomograms of the file.
@@ -63,7 +67,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         and none bears the name of `volume`.
     """
     path = Path(path)
-    blocks = _read_blocks(path)
+    blocks = read_project(path)
     particles = _particles(path, blocks)
     particles, tomogram = _of_tomogram(path, particles, volume)
     pixel_size = _pixel_size(blocks, tomogram)
@@ -75,12 +79,13 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
                 "gives positions relative to the centre of a tomogram whose size is unknown",
                 hint="Read it together with its tomogram.",
             )
-        centre = _centre(frame["shape"], frame["voxel_size"], pixel_size)
-        positions = _columns(path, particles, _CENTRED) + centre
+        known = _sizes(blocks, tomogram)
+        size, unit = _whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)
+        positions = _columns(path, particles, _CENTRED) + (size / 2 - 1) * unit
     else:
         names = next(names for names in _INDEXED if names[0] in particles)
-        size = pixel_size or voxel_size_for_reading(path, volume)
-        positions = _columns(path, particles, names) * size
+        voxel_size = pixel_size or voxel_size_for_reading(path, volume)
+        positions = _columns(path, particles, names) * voxel_size
     if _SHIFTS[0] in particles:
         positions -= _shifts(path, particles)
     score = next((name for name in _SCORES if name in particles), None)
@@ -91,7 +96,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
         _columns(path, particles, ["vox3dRadius"])[:, 0] if "vox3dRadius" in particles else None,
-        metadata={} if pixel_size is None else {"tilt_series_pixel_size": pixel_size},
+        metadata=_metadata(pixel_size, _sizes(blocks, tomogram)),
         **{**frame, "tomogram": tomogram or frame.get("tomogram", "")},
     )
 
@@ -99,8 +104,9 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
 def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
     """Write picks for RELION.
 
-    The pixel size of the tilt series is ``picks.metadata["tilt_series_pixel_size"]`` where a file
-    gave it; without it the tomogram is taken as unbinned.
+    Name, size and pixel size of the tilt series are those of RELION's ``tomograms.star`` if it, or
+    an ``optimisation_set.star`` that names it, lies in the same folder; else those of the file that
+    the picks came from. Without either the tomogram is taken as unbinned.
 
     Parameters
     ----------
@@ -122,9 +128,11 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
 
     path = Path(path)
     voxel_size = voxel_size_for_writing(path, picks)
-    known = picks.metadata.get("tilt_series_pixel_size")
-    pixel_size = float(known or voxel_size[-1])
-    tomogram = _relion_name(picks.tomogram) or "tomogram"
+    tomogram = series_name(picks.tomogram) or "tomogram"
+    blocks = tomograms_beside(path)
+    known = _number(_PIXEL_SIZE, blocks, tomogram) or picks.metadata.get("tilt_series_pixel_size")
+    isotropic = np.allclose(voxel_size, voxel_size[-1])
+    pixel_size = known or (float(voxel_size[-1]) if isotropic else None)
     # One block and no optics: RELION makes a complete optics block from its own tomograms.
     table: dict[str, Any] = {"rlnTomoName": np.full(len(picks), tomogram)}
     if not centred:
@@ -136,12 +144,12 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
             hint='Read the picks together with their tomogram, or write format "relion4".',
         )
     else:
-        centre = _centre(picks.shape, voxel_size, pixel_size)
-        table |= _table(_CENTRED, picks.positions - centre)
-        sizes = np.rint(np.array(picks.shape) * voxel_size / pixel_size).astype(int)
-        table |= _table(_SIZES, np.tile(sizes, (len(picks), 1)))
-        table[_BINNING] = np.full(len(picks), voxel_size[-1] / pixel_size)
-    if known or np.allclose(voxel_size, pixel_size):
+        stated = _sizes(blocks, tomogram) or picks.metadata.get("tilt_series_size")
+        size, unit = _whole_size(picks.shape, voxel_size, pixel_size, stated)
+        table |= _table(_CENTRED, picks.positions - (size / 2 - 1) * unit)
+        table |= _table(_SIZES, np.tile(np.rint(size).astype(int), (len(picks), 1)))
+        table[_BINNING] = np.full(len(picks), voxel_size[-1] / unit)
+    if pixel_size is not None:
         table[_PIXEL_SIZE] = np.full(len(picks), pixel_size)
     if picks.angles is not None:
         table |= dict(zip(_ANGLES, picks.angles.T, strict=True))
@@ -155,24 +163,10 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
         starfile.write(blocks, aside, float_format="%.6f", na_rep="nan", overwrite=True)
 
 
-def _read_blocks(path: Path) -> dict[str, DataFrame]:
-    import pandas as pd
-    import starfile
-
-    try:
-        content = starfile.read(path, always_dict=True, parse_as_string=[*_TOMOGRAMS, "vox3dClass"])
-    except UnicodeDecodeError:
-        raise
-    except Exception as error:  # the parser raises whatever its parts raise
-        raise FormatError(path, f"is not a readable STAR file ({error})") from error
-    # A block without a loop comes as a dict of single values.
-    blocks = {
-        name: block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
-        for name, block in content.items()
-    }
-    if not blocks:
-        raise FormatError(path, "is not a STAR file (no data block)")
-    return blocks
+def _metadata(pixel_size: float | None, size: list[float] | None) -> dict[str, Any]:
+    """What writing for RELION again needs and picks have no field for."""
+    known = {"tilt_series_pixel_size": pixel_size, "tilt_series_size": size}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def _particles(path: Path, blocks: dict[str, DataFrame]) -> DataFrame:
@@ -194,23 +188,8 @@ def _of_tomogram(path: Path, particles: DataFrame, volume: Volume | None) -> tup
     if column is None or particles.empty:
         return particles, ""
     names = particles[column].astype(str)
-    found = list(names.unique())
-    if len(found) > 1:
-        wanted = None if volume is None else _relion_name(volume.name)
-        found = [name for name in found if _relion_name(name) == wanted]
-        if len(found) != 1:
-            raise FormatError(
-                path,
-                f"holds picks of {names.nunique()} tomograms ({', '.join(names.unique()[:5])})"
-                + ("" if volume is None else f", none of them {volume.name!r}"),
-                hint="Read it together with a tomogram of one of these names.",
-            )
-    return particles[names == found[0]], found[0]
-
-
-def _relion_name(name: str) -> str:
-    """Name of a tilt series from that of its tomogram: ``rec_TS_01.mrc`` gives ``TS_01``."""
-    return Path(name).name.split(".")[0].removeprefix("rec_")
+    own = rows_of_tomogram(path, names.tolist(), volume)
+    return particles[own], names[own].iloc[0]
 
 
 def _pixel_size(blocks: dict[str, DataFrame], tomogram: str) -> float | None:
@@ -245,18 +224,37 @@ def _frame_in_file(
     if pixel_size is None:
         return {}
     binning = _number(_BINNING, blocks, tomogram)
-    sizes = [_number(name, blocks, tomogram) for name in _SIZES]
-    if binning is None or None in sizes:
+    sizes = _sizes(blocks, tomogram)
+    if binning is None or sizes is None:
         return {}
     shape = np.rint(np.array(sizes, float) / binning).astype(int)
     return {"shape": tuple(shape.tolist()), "voxel_size": np.full(3, pixel_size * binning)}
 
 
-def _centre(
-    shape: tuple[int, ...], voxel_size: NDArray[np.float64], pixel_size: float | None
-) -> NDArray[np.float64]:
-    """(3,) Å (z, y, x): where RELION 5 counts from, relative to the first voxel's centre."""
-    return np.asarray(shape) * voxel_size / 2 - (pixel_size or voxel_size[-1])
+def _sizes(blocks: dict[str, DataFrame], tomogram: str) -> list[float] | None:
+    """Sizes (z, y, x) of a tomogram in voxels of the tilt series, if a block has them."""
+    sizes = [_number(name, blocks, tomogram) for name in _SIZES]
+    return None if None in sizes else [float(size) for size in sizes if size is not None]
+
+
+def _whole_size(
+    shape: tuple[int, ...],
+    voxel_size: NDArray[np.float64],
+    pixel_size: float | None,
+    known: list[float] | None,
+) -> tuple[NDArray[np.float64], float]:
+    """(3,) voxels of the tilt series (z, y, x) along the tomogram, and their Å.
+
+    Binning rounds, so the size that RELION states is the exact one; but it may be of another
+    tomogram than the one at hand, and then it is passed over.
+    """
+    if pixel_size is None:  # no tilt series of RELION's: one of voxels as wide as the tomogram's
+        return np.asarray(shape) * voxel_size / voxel_size[-1], float(voxel_size[-1])
+    unit = float(pixel_size)
+    size = np.rint(np.asarray(shape) * voxel_size / unit)
+    if known is not None and np.all(np.abs(size - known) < np.maximum(voxel_size / unit, 1)):
+        size = np.asarray(known)
+    return size, unit
 
 
 def _columns(

@@ -16,7 +16,12 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
-from napari_vox3d.formats.frame import UNNAMED_CLASS, frame_of, voxel_size_for_reading
+from napari_vox3d.formats.frame import (
+    UNNAMED_CLASS,
+    frame_of,
+    rows_of_tomogram,
+    voxel_size_for_reading,
+)
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
@@ -79,7 +84,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         row = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise FormatError(path, "lacks a coordinate", where=f"line {row + 2}")
     tomograms = words("tomogram") or [""]
-    own = _own(path, tomograms, volume)
+    own = rows_of_tomogram(path, tomograms, volume)
     if volume is None:
         frame["tomogram"] = tomograms[0] if tomograms else ""
     scores, radii = numbers(("score",)), numbers(("radius_angstrom",))
@@ -91,7 +96,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         None if radii is None else radii[:, 0],
         **frame,
     )
-    return picks if own is None else picks.select(own)
+    return picks if own.all() else picks.select(own)
 
 
 def write(path: str | Path, picks: Picks) -> None:
@@ -118,21 +123,6 @@ def write(path: str | Path, picks: Picks) -> None:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows(zip(*columns.values(), strict=True))
-
-
-def _own(path: Path, tomograms: list[str], volume: Volume | None) -> NDArray[np.bool_] | None:
-    """Which rows are of the tomogram; None if there is only one."""
-    names = list(dict.fromkeys(tomograms))
-    if len(names) < 2:
-        return None
-    if volume is None or volume.name not in names:
-        raise FormatError(
-            path,
-            f"holds picks of {len(names)} tomograms ({', '.join(names[:5])})"
-            + ("" if volume is None else f", none of them {volume.name!r}"),
-            hint="Read it together with a tomogram of one of these names.",
-        )
-    return np.array(tomograms) == volume.name
 
 
 def _columns(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, list[object]]:
