@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 import napari_vox3d as vox
-from napari_vox3d import cli_training
+from napari_vox3d import cli_analysis, cli_training
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import PICK_FORMATS, kind_of, read_atoms
 from napari_vox3d.formats.compression import plain_name
@@ -43,7 +43,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for name, command in cli_training.COMMANDS.items():
+for name, command in {**cli_analysis.COMMANDS, **cli_training.COMMANDS}.items():
     app.command(name)(command)
 
 Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
