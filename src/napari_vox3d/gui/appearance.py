@@ -63,7 +63,7 @@ def volume_look(volume: Volume, shown: Any) -> dict[str, Any]:
         centre, level = map(float, np.percentile(sample, (50, 90)))
         width = float(np.percentile(np.abs(sample - centre), 90))
         colormap, limits = DIVERGING, _limits(centre - width, centre + width)
-    elif volume.quantity == "spin density":
+    elif volume.quantity in ("spin density", "difference"):
         spin = np.abs(sample)
         width, level = _strong(spin), _level_above(spin, 0.5)
         colormap, limits = DIVERGING, _limits(-width, width)
