@@ -98,7 +98,7 @@ def test_several_inputs_do_not_overwrite_one_file(run, poscar, tmp_path):
     assert target.read_text() == "precious"
 
 
-@pytest.mark.parametrize("suffix", [".star", ".json", ".csv", ".coords"])
+@pytest.mark.parametrize("suffix", [".star", ".json", ".csv", ".coords", ".mod"])
 def test_pick_writes_each_format(run, tomogram, tmp_path, suffix):
     target = tmp_path / f"picks{suffix}"
     result = run("pick", tomogram, "-o", target, "--threshold", "0.0")
@@ -117,6 +117,13 @@ def test_unknown_format_is_refused_before_anything_runs(run, tomogram, tmp_path)
     result = run("pick", tomogram, "-o", tmp_path / "a.star", "--format", "nonsense")
     assert result.exit_code == 2
     assert "relion4" in result.stderr
+
+
+def test_formats_say_what_they_hold(run):
+    result = run("formats")
+    assert result.exit_code == 0
+    for name in ("relion5", "imod-points", "*.tbl", "numbers"):
+        assert name in result.output
 
 
 def test_convert_between_pick_formats_keeps_positions(run, tomogram, tmp_path):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -5,6 +7,7 @@ from napari.components import ViewerModel
 from napari.layers import Image, Layer, Points
 
 from napari_vox3d import Picks, Volume, Vox3dError, read_picks, read_volume
+from napari_vox3d.formats.pick_formats import PICK_FORMATS, pick_format_by_name
 from napari_vox3d.gui.layers import picks_layer, volume_layer, volume_layers
 
 
@@ -79,7 +82,11 @@ def test_what_a_format_cannot_hold_is_refused(tmp_path, iron, tomogram):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("suffix", [".star", ".json", ".csv", ".coords"])
+@pytest.mark.filterwarnings("ignore:.*classes")
+@pytest.mark.parametrize(
+    "suffix",
+    [".star", ".json", ".csv", ".coords", ".tbl", ".mod", ".txt", ".cbox", ".ndjson", "_info.json"],
+)
 def test_picks_are_saved_as_the_user_left_them(tmp_path, tomogram, suffix):
     frame = {
         "voxel_size": (10, 12, 14),
@@ -93,13 +100,15 @@ def test_picks_are_saved_as_the_user_left_them(tmp_path, tomogram, suffix):
     layer.selected_data = {0}
     layer.remove_selected()
     layer.data = layer.data + np.ones(3)
-    (written,) = viewer.layers.save(str(tmp_path / f"picks{suffix}"), plugin="napari-vox3d")
+    written, *_ = viewer.layers.save(str(tmp_path / f"picks{suffix}"), plugin="napari-vox3d")
+    known = PICK_FORMATS[pick_format_by_name(Path(written))]
     again = read_picks(written, tomogram)
     np.testing.assert_allclose(again.indices, [(5, 6, 7)], atol=1e-3)
-    if suffix != ".coords":
+    if known.classes == "names":
         assert again.labels.tolist() == ["apo"]
+    if known.scores:
         np.testing.assert_allclose(again.scores, [0.6], atol=1e-4)
-    if suffix in (".star", ".csv"):
+    if known.radii:
         np.testing.assert_allclose(again.radii, [60], atol=1e-3)
 
 

@@ -149,7 +149,7 @@ def pick(
     device: Device = "auto",
     precision: Precision = "auto",
 ) -> None:
-    """Pick particles in tomograms and write them as .star, .json, .csv or .coords.
+    """Pick particles in tomograms and write them in a format of `vox3d formats`.
 
     Without -o the picks of NAME are written to NAME.star in the working folder.
     """
@@ -182,13 +182,25 @@ def convert(
     volume: Tomogram = None,
     file_format: Format = None,
 ) -> None:
-    """Convert volumes (MRC, VASP, cube) or picks (STAR, copick, CSV, coords) between formats."""
+    """Convert volumes (MRC, VASP, cube, XSF) or picks (see `vox3d formats`) between formats."""
     with one_line_errors():
         if kind_of(source) == "picks":
             picks = _read_picks(source, volume)
             _save_picks(target, picks, file_format)
         else:
             _save_volume(target, vox.read_volume(source))
+
+
+@app.command()
+def formats() -> None:
+    """List the formats of pick files and what each can hold."""
+    table = Table("format", "files", "classes", "holds", "needs of the tomogram")
+    table.columns[0].no_wrap = table.columns[1].no_wrap = True
+    for key, known in PICK_FORMATS.items():
+        holds = [name for name in ("scores", "angles", "radii") if getattr(known, name)]
+        files = f"*{known.suffix}"
+        table.add_row(key, files, known.classes, ", ".join(holds), ", ".join(known.needs))
+    out.print(table)
 
 
 @app.command()

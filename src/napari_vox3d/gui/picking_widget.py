@@ -17,6 +17,8 @@ from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import PICK_FORMATS
+from napari_vox3d.formats.pick_formats import pick_format_by_name
 from napari_vox3d.gui.controls import (
     OPEN_FIRST,
     ComputeOptions,
@@ -42,13 +44,7 @@ if TYPE_CHECKING:
 
 WHOLE = "Whole volume"
 PAUSE = 100  # ms without a change before thresholds are applied
-FILE_FORMATS = {
-    "RELION 5 (*.star)": "relion5",
-    "RELION 4 (*.star)": "relion4",
-    "copick (*.json)": "copick",
-    "Table (*.csv)": "csv",
-    "Coordinates (*.coords)": "coords",
-}
+FILE_FORMATS = {f"{known.title} (*{known.suffix})": name for name, known in PICK_FORMATS.items()}
 
 
 class ClassRow:
@@ -189,8 +185,8 @@ class PickParticles(QWidget):
         Parameters
         ----------
         path, format
-            As for `napari_vox3d.write_picks`, but a copick file holds one class: for several
-            classes, each gets a file with its name added to that of `path`.
+            As for `napari_vox3d.write_picks`, but where a file holds one class, as copick's
+            does, each of several gets a file with its name added to that of `path`.
 
         Returns
         -------
@@ -206,7 +202,8 @@ class PickParticles(QWidget):
         if scored is None or not scored.present:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
         picks = picks_from_layer(scored.layer, self.volume.value)
-        if format != "copick" or len(picks.classes) < 2:
+        known = PICK_FORMATS.get(format or pick_format_by_name(Path(path)) or "")
+        if known is None or known.classes != "one" or len(picks.classes) < 2:
             return vox.write_picks(path, picks, format=format)
         written = []
         for label in picks.classes:
@@ -370,9 +367,9 @@ class PickParticles(QWidget):
         )
         if not path:
             return
-        suffix = chosen.split("*")[-1].rstrip(")")
-        if Path(path).suffix.lower() != suffix:
-            path += suffix
+        suffix = PICK_FORMATS[FILE_FORMATS[chosen]].suffix
+        if not path.lower().endswith(suffix):  # a_info.json also of a.json
+            path = path.removesuffix("." + suffix.rpartition(".")[2]) + suffix
         try:
             written = self.save_picks(path, FILE_FORMATS[chosen])
         except Vox3dError as error:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 Paths = str | Sequence[str]
 
 # Files with these general suffixes are picks only if the first 64 kB hold one of these words.
-PICK_MARKS = {".json": (b"pickable_object_name",), ".csv": (b"z_angstrom", b"z_px", b"axis-2")}
+PICK_MARKS = {
+    ".json": (b"pickable_object_name", b'"boxes_3d"'),
+    ".csv": (b"z_angstrom", b"z_px", b"axis-2"),
+}
 
 
 def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:

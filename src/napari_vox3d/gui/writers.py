@@ -35,12 +35,12 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 
 
 def write_points(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write a points layer as RELION .star, copick .json, .csv or .coords.
+    """Write a points layer in any of the formats of `napari_vox3d.formats.PICK_FORMATS`.
 
     Parameters
     ----------
     path
-        File to write; its suffix is the format.
+        File to write; its suffix is the format, and the first of those that share it.
     data
         (N, 3) positions of the layer.
     meta
