@@ -42,6 +42,7 @@ def test_equals_pymatgen():
         ("superposed atomic density", "e/Å³"),
         ("spin density", "e/Å³"),
         ("elf", ""),
+        ("potential", "eV"),
         ("density", ""),
     ],
 )
@@ -98,6 +99,31 @@ def test_several_values_at_each_point(tmp_path):
     assert first.values.ravel().tolist() == [1, 3, 5]
     assert second.values.ravel().tolist() == [2, 4, 6]
     assert (first.name, second.name) == ("H mo.cube 4", "H mo.cube 5")
+
+
+def test_a_box_stays_a_box(tmp_path):
+    step = np.array([[0.5, 0, 0.1], [0, 0.4, 0], [0, 0, 0.3]])
+    box = Volume(np.random.default_rng(1).normal(size=(4, 3, 2)), step, [1.0, 2, 3])
+    cube.write(tmp_path / "a.cube", box)
+    (again,) = cube.read(tmp_path / "a.cube")
+    assert not again.periodic
+    np.testing.assert_allclose(again.step, step, atol=1e-6)
+    np.testing.assert_allclose(again.values, box.values, rtol=1e-6)
+
+
+def test_a_left_handed_cell_equals_pymatgen(tmp_path):
+    lattice = np.array([[3.0, 0, 0], [0.4, 2.6, 0], [0.2, 0.1, -5]])
+    values = np.random.default_rng(2).random((5, 4, 3))
+    atoms = Atoms("FeO", scaled_positions=[[0, 0, 0], [0.3, 0.4, 0.5]], cell=lattice, pbc=True)
+    mine = Volume.on_lattice(
+        values, lattice, quantity="electron density", unit="e/Å³", atoms=atoms
+    )  # fmt: skip
+    cube.write(tmp_path / "a.cube", mine)
+    theirs = VolumetricData.from_cube(str(tmp_path / "a.cube"))
+    np.testing.assert_allclose(theirs.data["total"].T / Bohr**3, values, rtol=1e-6)
+    np.testing.assert_allclose(theirs.structure.lattice.matrix, lattice, atol=1e-5)
+    np.testing.assert_allclose(theirs.structure.cart_coords, atoms.positions, atol=1e-5)
+    np.testing.assert_allclose(cube.read(tmp_path / "a.cube")[0].lattice, lattice, atol=1e-5)
 
 
 @pytest.mark.parametrize("cut", [10, 200, 900])

@@ -6,9 +6,11 @@ import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
+import dask.array as da
 import mrcfile
 import numpy as np
 import pytest
+import zarr
 from mrcfile.dtypes import HEADER_DTYPE
 
 from napari_vox3d.errors import FormatError
@@ -320,9 +322,29 @@ def test_large_volumes_are_fetched_in_slabs(path):
 
 def test_oblique_grids_are_refused_with_a_way_out(path):
     oblique = Volume(ramp(), [[1, 0, 0], [0, 1, 0], [0, 0.5, 1]])
-    with pytest.raises(FormatError, match=r"oblique.*\.vasp or \.cube"):
+    with pytest.raises(FormatError, match=r"oblique.*\.vasp, \.cube or \.xsf"):
         write_volume(path, oblique)
     assert not list(path.parent.iterdir())
+
+
+@pytest.mark.parametrize("dtype", ["i4", "u4", "i8", "u8"])
+def test_integers_are_kept_or_refused(path, dtype):
+    values = np.full((2, 3, 4), 2**24, dtype)
+    write_volume(path, Volume(values, 10))
+    np.testing.assert_array_equal(read_volume(path).values, values)
+    with pytest.raises(FormatError, match="beyond ±16777216"):
+        write_volume(path, Volume(values + 1, 10))
+    np.testing.assert_array_equal(read_volume(path).values, values)  # the old file stays
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_lazy_arrays_are_written(path, kind):
+    values = ramp((5, 6, 7), "i2")
+    lazy = da.from_array(values, chunks=2) if kind == "dask" else zarr.array(values)
+    write_volume(path, Volume(lazy, [4, 2, 1.5]))
+    with mrcfile.open(path) as written:
+        assert written.header.mode == 1
+        np.testing.assert_array_equal(written.data, values)
 
 
 def test_uncalibrated_volumes_stay_so(path):

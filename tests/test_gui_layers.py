@@ -1,8 +1,10 @@
 import itertools
+from dataclasses import replace
 
 import dask.array as da
 import numpy as np
 import pytest
+import zarr
 from ase import Atoms
 from ase.build import bulk
 from ase.geometry import cellpar_to_cell
@@ -24,6 +26,8 @@ from napari_vox3d.gui.layers import (
     volume_layer,
     volume_layers,
 )
+from napari_vox3d.gui.tomograms import level_for
+from napari_vox3d.inference.tiles import NetworkView, Normalisation
 
 LEFT_HANDED = cellpar_to_cell([4, 4.5, 5, 85, 100, 95])[[1, 0, 2]]
 CELLS = {
@@ -242,6 +246,89 @@ def test_multiscale_layers_give_the_finest_level_and_nothing_is_computed():
     shown = Image(da.ones((8, 8, 8)), contrast_limits=(0, 1))
     shown._data = lazy
     assert volume_from_layer(shown).values is lazy
+
+
+@pytest.mark.parametrize(
+    ("sizes", "wanted", "level"),
+    [
+        ((2.5, 5, 10, 20), 10, 2),
+        ((2.5, 5, 10, 20), 12, 2),
+        ((2.5, 5, 10, 20), 13, 3),
+        ((2.5, 5, 10, 20), 6.2, 1),
+        ((2.5, 5, 10, 20), 1, 0),
+        ((2.5, 5, 10, 20), 100, 3),
+        ((2.5, 5, 10, 20), None, 0),
+        ((4.0,), 10, 0),
+    ],
+)
+def test_the_level_fits_the_model(sizes, wanted, level):
+    assert level_for(sizes, wanted) == level
+
+
+def pyramid(kind):
+    """Three levels, each the mean of 2³ voxels of the one before: 5, 10 and 20 Å."""
+    finest = np.zeros((24, 32, 40), np.float32)
+    finest[8:12, 16:20, 4:8] = 1
+    levels = [finest]
+    for _ in range(2):
+        blocks = levels[-1].reshape([m for n in levels[-1].shape for m in (n // 2, 2)])
+        levels.append(blocks.mean(axis=(1, 3, 5)))
+    if kind == "dask":
+        return [da.from_array(level, chunks=4) for level in levels]
+    if kind == "zarr":
+        return [zarr.array(level, chunks=(4, 4, 4)) for level in levels]
+    return levels
+
+
+@pytest.mark.parametrize("kind", ["numpy", "dask", "zarr"])
+def test_levels_of_a_multiscale_layer_lie_in_one_place(make_napari_viewer, kind):
+    levels = pyramid(kind)
+    viewer = make_napari_viewer()
+    layer = viewer.add_image(
+        levels, multiscale=True, scale=[0.5] * 3, translate=[1, 2, 3], units="nm", name="pyramid"
+    )
+    for level, wanted in ((0, None), (0, 4), (1, 10), (2, 19), (2, 100)):
+        volume = volume_from_layer(layer, wanted)
+        assert volume.values is levels[level]
+        np.testing.assert_allclose(volume.voxel_size, 5 * 2**level)
+        inside = np.argwhere(np.asarray(volume.values[...]))
+        centre = volume.to_world(inside).mean(axis=0)
+        np.testing.assert_allclose(centre, np.array([9.5, 17.5, 5.5]) * 5 + [10, 20, 30])
+    layer.units = "pixel"
+    assert volume_from_layer(layer, 10).values is levels[0]  # sizes are unknown
+
+
+def test_odd_sizes_are_halved_all_the_same():
+    levels = [np.zeros((25, 41, 30)), np.zeros((12, 20, 15)), np.zeros((7, 11, 8))]
+    layer = Image(levels, multiscale=True, scale=[5] * 3, units="angstrom")
+    for wanted, size in ((10, 10), (20, 20)):
+        volume = volume_from_layer(layer, wanted)
+        np.testing.assert_allclose(volume.voxel_size, size)
+        np.testing.assert_allclose(volume.origin, (size - 5) / 2)
+    third = Image([np.zeros((15, 15, 15)), np.zeros((10, 10, 10))], multiscale=True)
+    assert volume_from_layer(third).shape == (15, 15, 15)
+
+
+@pytest.mark.parametrize("kind", ["dask", "zarr"])
+def test_only_the_box_that_is_asked_for_is_read(make_napari_viewer, kind, monkeypatch):
+    data = pyramid(kind)[0]
+    layer = make_napari_viewer().add_image(data, scale=[10] * 3, units="angstrom")
+    volume = volume_from_layer(layer, 10)
+    assert volume.values is data
+    view = NetworkView(volume.values, (1, 1, 1), Normalisation(0, 1, np.inf))
+    read = []
+    if kind == "dask":
+        counted = data.map_blocks(lambda block: read.append(block.size) or block, dtype=data.dtype)
+        view = replace(view, values=counted)
+    else:
+        plain = type(data).__getitem__
+        monkeypatch.setattr(
+            type(data), "__getitem__",
+            lambda self, where: read.append(plain(self, where).size) or plain(self, where),
+        )  # fmt: skip
+    box = view.read((6, 14, 2), (14, 22, 10))
+    assert box.sum() == 64
+    assert 0 < sum(read) <= 12**3
 
 
 @pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4, 4)])

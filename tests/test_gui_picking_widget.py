@@ -374,6 +374,26 @@ def test_a_box_may_have_fewer_slices(opened, qtbot, inference):
     assert inference.runs[0][2] == (slice(2, 6), slice(0, 6), slice(3, 10))
 
 
+def test_of_a_multiscale_layer_the_level_of_the_model_is_picked(opened, qtbot, inference):
+    viewer, widget = opened
+    levels = [np.random.default_rng(0).random((n, 3 * n, 4 * n), np.float32) for n in (20, 10, 5)]
+    viewer.add_image(
+        levels, multiscale=True, scale=[5] * 3, units="angstrom", name="pyramid",
+        contrast_limits=(0, 1),
+    )  # fmt: skip
+    widget.region.value = viewer.add_shapes([np.array([[0, 0], [50, 60]])], name="box")
+    widget.slices.value = (4, 11)  # of the finest level
+    press_and_wait(qtbot, widget)
+    volume, _, region = inference.runs[0]
+    assert volume.values is levels[1]
+    np.testing.assert_allclose(volume.voxel_size, 10)
+    assert region == (slice(2, 6), slice(0, 6), slice(0, 7))
+    picks = viewer.layers["tomogram picks"]
+    world = sorted(tuple(picks.data_to_world(point)) for point in picks.data)
+    expected = np.array([(5, 10, 12), (5, 20, 12), (7, 8, 9)]) * 10 + 2.5
+    np.testing.assert_allclose(world, expected)
+
+
 @pytest.mark.parametrize(
     ("drawn", "message"),
     [

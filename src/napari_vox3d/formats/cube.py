@@ -28,6 +28,7 @@ PATTERNS = [
 ]
 
 _DENSITIES = ("superposed atomic density", "spin density", "electron density")
+_NOT_PERIODIC = "not periodic"
 _OTHER_DENSITIES = re.compile(r"energy|kinetic|current|gradient|laplacian|states|matrix")
 
 
@@ -37,9 +38,10 @@ def read(path: str | Path) -> list[Volume]:
     A cube file says neither what its values are nor whether they repeat. The rule here: where the
     two comment lines speak of a density (and not of an energy or current density or the like)
     the values are an electron density, or a spin density if they say so, in e/bohr³, and become
-    e/Å³; where they name the electron localization function the values are the ELF; otherwise
-    the quantity is ``"density"`` and the values stay as they are. The grid is taken as one period
-    of a crystal.
+    e/Å³; where they name the electron localization function the values are the ELF, and where
+    they name a potential in eV a potential; otherwise the quantity is ``"density"`` and the
+    values stay as they are. The grid is taken as one period of a crystal unless the comment says
+    "not periodic", as `write` does.
 
     Parameters
     ----------
@@ -70,8 +72,9 @@ def read(path: str | Path) -> list[Volume]:
         raise FormatError(path, f"is not a complete cube file ({error})") from error
     quantity = _quantity(comment)
     density = quantity in _DENSITIES
+    periodic = _NOT_PERIODIC not in comment
     atoms = cube["atoms"]
-    atoms.pbc = True
+    atoms.pbc = periodic
     formula = atoms.get_chemical_formula()
     labels = cube["labels"] if len(cube["labels"]) == len(cube["datas"]) else [""]
     volumes = []
@@ -86,8 +89,8 @@ def read(path: str | Path) -> list[Volume]:
                 cube["spacing"][::-1, ::-1],
                 cube["origin"][::-1],
                 quantity=quantity,
-                unit="e/Å³" if density else "",
-                periodic=True,
+                unit="e/Å³" if density else "eV" if quantity == "potential" else "",
+                periodic=periodic,
                 atoms=atoms.copy(),
                 name=" ".join(filter(None, (formula, plain_name(path), label))),
                 source=str(path),
@@ -102,6 +105,8 @@ def _quantity(comment: str) -> str:
     for quantity in _DENSITIES[:2]:
         if quantity in comment:
             return quantity
+    if "potential in ev" in comment:
+        return "potential"
     if "electron localization function" in comment or re.search(r"\belf\b", comment):
         return "elf"
     if "density" in comment and not _OTHER_DENSITIES.search(comment):
@@ -138,6 +143,8 @@ def write(path: str | Path, volume: Volume) -> None:
         comment = "values of a volume"
     elif volume.unit:
         comment += f" in {volume.unit}"
+    if not volume.periodic:
+        comment += f", {_NOT_PERIODIC}"
     # ASE writes the numbers with numpy.tofile, which wants a real, uncompressed file.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as plain:
         write_cube(plain, atoms, values, volume.origin[::-1], comment)

@@ -38,6 +38,7 @@ _UNSUPPORTED = {3: "complex 16-bit integers", 101: "IMOD's packed 4-bit integers
 _STAMPS = {b"\x44\x44": "<", b"\x44\x41": "<", b"\x11\x11": ">"}
 _IMOD_STAMP = 1146047817
 _MODES = {"?": 0, "b": 0, "h": 1, "B": 6, "H": 6, "e": 12, "F": 4, "D": 4}  # others: float32
+_LARGEST_INTEGER = 1 << 24  # that float32 holds along with all smaller ones
 _CHUNK_BYTES = 1 << 24
 
 
@@ -109,7 +110,8 @@ def write(path: str | Path, volume: Volume) -> None:
     """Write a volume as MRC 2014, little-endian, in the mode that holds its values.
 
     float16 becomes mode 12, int8 and bool 0, int16 1, uint8 and uint16 6, complex 4, everything
-    else float32 (mode 2). Values are fetched and written a slab at a time.
+    else float32 (mode 2), which holds integers up to 16777216. Values are fetched and written a
+    slab at a time.
 
     Parameters
     ----------
@@ -121,23 +123,24 @@ def write(path: str | Path, volume: Volume) -> None:
     Raises
     ------
     FormatError
-        If the cell of the volume is not orthogonal, or the file cannot be written.
+        If the cell of the volume is not orthogonal, integers are too large, or the file cannot
+        be written.
     """
     path = Path(path)
     if not volume.is_orthogonal:
         raise FormatError(
             path,
             "MRC holds only grids along z, y and x, and this one is oblique",
-            hint="Write it as .vasp or .cube.",
+            hint="Write it as .vasp, .cube or .xsf.",
         )
     with write_aside(path) as aside:
         if path.suffix.lower() not in COMPRESSED_SUFFIXES:
             with aside.open("wb") as file:
-                _write_plain(file, volume)
+                _write_plain(path, file, volume)
             return
         # The header wants statistics of all values, and compressed files cannot be rewound.
         with tempfile.TemporaryFile(dir=aside.parent) as plain:
-            _write_plain(plain, volume)
+            _write_plain(path, plain, volume)
             plain.seek(0)
             with create_bytes(aside, path.name) as file:
                 shutil.copyfileobj(plain, file, _CHUNK_BYTES)
@@ -309,7 +312,7 @@ def _members(path: Path, header: NDArray[np.void], stored: NDArray[Any]) -> list
     return [stored[start : start + each] for start in range(0, sections, each)]
 
 
-def _write_plain(file: IO[bytes], volume: Volume) -> None:
+def _write_plain(path: Path, file: IO[bytes], volume: Volume) -> None:
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
     kind = np.dtype(volume.values.dtype).char
     mode = _MODES.get(kind, 2)
@@ -327,7 +330,7 @@ def _write_plain(file: IO[bytes], volume: Volume) -> None:
     header["label"][0] = f"napari-vox3d: {volume.quantity}".encode("ascii", "replace")
     file.write(header.tobytes())
     statistics = _Statistics()
-    for slab in _slabs(volume.values, np.dtype(_DTYPES[mode]).newbyteorder("<")):
+    for slab in _slabs(path, volume.values, np.dtype(_DTYPES[mode]).newbyteorder("<")):
         statistics.add(slab)
         file.write(slab.data)
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = statistics.result()
@@ -335,11 +338,19 @@ def _write_plain(file: IO[bytes], volume: Volume) -> None:
     file.write(header.tobytes())
 
 
-def _slabs(values: Any, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+def _slabs(path: Path, values: Any, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
     """Contiguous pieces of about 16 MB along z, so that a mapped or dask array is never whole."""
     thickness = max(1, _CHUNK_BYTES // (dtype.itemsize * values.shape[1] * values.shape[2] or 1))
     for start in range(0, values.shape[0], thickness):
-        yield np.ascontiguousarray(values[start : start + thickness], dtype)
+        slab = np.asarray(values[start : start + thickness])
+        rounded = slab.dtype.kind in "iu" and dtype.kind == "f" and slab.size
+        if rounded and max(-int(slab.min()), int(slab.max())) > _LARGEST_INTEGER:
+            raise FormatError(
+                path,
+                f"holds integers beyond ±{_LARGEST_INTEGER}, which MRC cannot keep apart",
+                hint="Number the labels anew, or convert them to float32.",
+            )
+        yield np.ascontiguousarray(slab, dtype)
 
 
 class _Statistics:

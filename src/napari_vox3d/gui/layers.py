@@ -15,6 +15,7 @@ import numpy as np
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import cell_tubes, class_colours, volume_look
+from napari_vox3d.gui.tomograms import level_for
 from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 
@@ -264,14 +265,17 @@ def show_whole_spheres(viewer: ViewerModel, picks: Picks) -> None:
     viewer.dims.thickness = tuple(max(diameter, old) for old in viewer.dims.thickness)
 
 
-def volume_from_layer(layer: Image) -> Volume:
+def volume_from_layer(layer: Image, voxel_size: float | None = None) -> Volume:
     """Volume that an image layer shows.
 
     Parameters
     ----------
     layer
-        Image layer, of this plugin or any other. Data are not copied; of a multiscale layer the
-        finest level counts.
+        Image layer, of this plugin or any other. Its data, be they numpy, dask or zarr, are
+        neither copied nor read.
+    voxel_size
+        Å of the model that the volume is for: it decides which level of a multiscale layer
+        counts, see `tomograms.level_for`. Default: the finest.
 
     Returns
     -------
@@ -286,14 +290,23 @@ def volume_from_layer(layer: Image) -> Volume:
     """
     if type(layer).__name__ not in ("Image", "Labels"):
         raise Vox3dError(f"{layer.name!r} is not an image layer.")
-    data = layer.data[0] if layer.multiscale else layer.data
     if getattr(layer, "rgb", False):
         raise Vox3dError(
             f"{layer.name!r} is a colour image; choose a layer with one value a voxel."
         )
-    if data.ndim != 3:
-        raise Vox3dError(f"{layer.name!r} has {data.ndim} axes; a volume has three (z, y, x).")
+    if layer.ndim != 3:
+        raise Vox3dError(f"{layer.name!r} has {layer.ndim} axes; a volume has three (z, y, x).")
     step, origin, calibrated = _geometry(layer)
+    data = layer.data
+    if layer.multiscale:
+        factors = _whole_factors(layer.downsample_factors, data)
+        finest = np.cbrt(abs(np.linalg.det(step)))
+        sizes = finest * np.cbrt(factors.prod(axis=1))
+        level = level_for(sizes.tolist(), voxel_size if calibrated else None)
+        data = data[level]
+        # The levels cover the same box, so that coarse voxels have their centres further in.
+        origin = origin + (factors[level] - 1) / 2 @ step
+        step = step * factors[level][:, None]
     native, shown = (layer.metadata.get(key) for key in ("vox3d", "vox3d_shown"))
     if not isinstance(native, Volume):
         return Volume(data, step, origin, calibrated=calibrated, name=layer.name)
@@ -455,6 +468,16 @@ def _geometry(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64], b
     except pint.DimensionalityError:
         return step, origin, False
     return step * to_angstrom, origin * to_angstrom, True
+
+
+def _whole_factors(factors: NDArray[np.float64], levels: Sequence[Any]) -> NDArray[np.float64]:
+    """Factors between the levels of a pyramid, (levels, 3), whole ones where they can be meant.
+
+    napari divides the shapes, and 25 voxels become 12 or 13 when they are halved.
+    """
+    whole = np.maximum(np.rint(factors), 1)
+    shapes = np.array([level.shape for level in levels])
+    return np.where(np.abs(shapes - shapes[0] / whole) < 1, whole, factors)
 
 
 def _labels(features: Any, count: int, unnamed: str) -> NDArray[np.str_]:

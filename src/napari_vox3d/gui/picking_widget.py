@@ -290,10 +290,10 @@ class PickParticles(QWidget):
             raise Vox3dError(OPEN_FIRST)
         if card is None:
             raise Vox3dError("No model for picking is installed.")
-        volume = volume_from_layer(layer)
+        volume = volume_from_layer(layer, card.input.voxel_size)
         if not volume.calibrated:
             raise Vox3dError(f"Set the voxel size of {layer.name!r} first: its file lacks it.")
-        region = self._box(volume)
+        region = self._box(volume, layer.data.shape[0])
         remember("picking", model=self.model.chosen)
         self.result.clear()
         self.run.run(
@@ -302,8 +302,8 @@ class PickParticles(QWidget):
             then=partial(self._keep, layer, volume, card),
         )  # fmt: skip
 
-    def _box(self, volume: Volume) -> tuple[slice, slice, slice] | None:
-        """Voxels to pick in, as slices; None for all."""
+    def _box(self, volume: Volume, planes: int) -> tuple[slice, slice, slice] | None:
+        """Voxels to pick in, as slices; None for all. The layer has `planes` slices to choose."""
         shapes = self.region.value
         if shapes == WHOLE:
             return None
@@ -316,7 +316,9 @@ class PickParticles(QWidget):
         index = volume.to_index(corners)
         low = np.clip(np.floor(index.min(axis=0)), 0, volume.shape).astype(int)
         high = np.clip(np.ceil(index.max(axis=0)) + 1, 0, volume.shape).astype(int)
-        low[0], high[0] = self.slices.value[0], self.slices.value[1] + 1
+        coarser = planes / volume.shape[0]  # than the finest level of a multiscale layer
+        low[0] = int(self.slices.value[0] / coarser)
+        high[0] = int(np.ceil((self.slices.value[1] + 1) / coarser))
         if (high <= low).any():
             raise Vox3dError(f"{shapes.name!r} lies outside the tomogram.")
         return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))

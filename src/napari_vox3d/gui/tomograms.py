@@ -1,7 +1,8 @@
-"""Which layers are tomograms or picks, and what to do about an unknown voxel size."""
+"""Which layers are tomograms or picks, which level of them fits, and an unknown voxel size."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,26 @@ def is_picks(layer: Layer) -> bool:
     """Whether a layer holds points in three dimensions that are not the atoms of a structure."""
     atoms = hasattr(layer.metadata.get("vox3d"), "get_chemical_symbols")
     return type(layer).__name__ == "Points" and layer.ndim == 3 and not atoms
+
+
+def level_for(sizes: Sequence[float], voxel_size: float | None) -> int:
+    """Which level of a multiscale image to compute on: the finest that is not wastefully fine.
+
+    Parameters
+    ----------
+    sizes
+        Å, the voxel size of each level.
+    voxel_size
+        Å, the voxel size of the model; None for the finest level of all.
+
+    Returns
+    -------
+    int
+        The finest level with voxels of at least 0.8 of that size; the coarsest if all are finer.
+    """
+    fine_first = sorted(range(len(sizes)), key=lambda level: sizes[level])
+    least = 0.0 if voxel_size is None else 0.8 * voxel_size
+    return next((level for level in fine_first if sizes[level] >= least), fine_first[-1])
 
 
 def calibrate(viewer: ViewerModel, layer: Image, size: float) -> None:
