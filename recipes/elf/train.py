@@ -190,7 +190,8 @@ def evaluate(
     return [
         MetricTable(
             data=f"MAE of the ELF over all grid points, mean over {len(held_out)} held-out "
-            f"crystals ({counts}); whole chemical systems held out; {DATA}",
+            f"crystals ({counts}); whole chemical systems held out, though they helped to "
+            f"choose size and rate of learning; {DATA}",
             rows=figures,
         )
     ]
