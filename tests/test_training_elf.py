@@ -46,7 +46,7 @@ def test_continuous_kernels_can_be_trained_and_work_on_any_grid(elfs, size, tmp_
 
 
 def test_large_flat_network_knows_one_spacing(elfs):
-    model = train(elfs[:1], size="large", steps=1, spacing=0.8)
+    model = train(elfs[:1], network="flat-resnet", size="large", steps=1, spacing=0.8)
     assert model.card.input.spacing == 0.8
 
 

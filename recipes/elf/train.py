@@ -1,6 +1,6 @@
 """Train an ELF network on pairs of structure and ELF, and write it with its card.
 
-    python recipes/elf/train.py PAIRS OUTPUT --network flat-resnet --size small --minutes 30
+    python recipes/elf/train.py PAIRS OUTPUT --network ckconv --minutes 13
 
 PAIRS is a folder of NAME.npz files with `symbols`, `cell` (rows a, b, c in Å), `frac` and `elf`
 (uint16 along a, b, c; 65535 is an ELF of 1), and `index.tsv` with the columns stem, composition and
@@ -52,7 +52,7 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("output", type=Path, help="folder for checkpoint, card and weights")
     parser.add_argument("--reserved", type=Path, help="list of compositions to leave out")
-    parser.add_argument("--network", choices=NAMES, default="flat-resnet")
+    parser.add_argument("--network", choices=NAMES, default="ckconv")
     parser.add_argument("--size", choices=("small", "large"), default="small")
     parser.add_argument("--name", help="of the model; default: network and size")
     parser.add_argument("--channels", nargs="+", default=["invariants"])

@@ -107,9 +107,7 @@ def train_elf(
         list[Path],
         typer.Argument(help="True ELFs with atoms: ELFCAR or cube files.", show_default=False),
     ],
-    network: Annotated[
-        str, typer.Option(help=f"Network to train: {_names('elf')}.")
-    ] = "flat-resnet",
+    network: Annotated[str, typer.Option(help=f"Network to train: {_names('elf')}.")] = "ckconv",
     size: Size = "small",
     minutes: Minutes = 10.0,
     device: Device = "auto",

@@ -94,6 +94,7 @@ class StartChoice(QWidget):
 
     def _starts(self, _: object = None) -> list[tuple[str, str]]:
         cards = vox.list_models(self._task) if self._offers_models else []
+        cards.sort(key=lambda card: not card.default)
         self._cards = {card.name: card for card in cards if card.network is not None}
         new = "New " if self._offers_models else ""
         return [

@@ -79,7 +79,7 @@ ARCHITECTURES = (
         network="DensePicker",
         small={"backbone": "HRNet", "channels": 8, "levels": 3, **_CONVOLUTIONS},
         large={"backbone": "HRNet", "channels": 32, "levels": 3, **_CONVOLUTIONS},
-        about="Keeps full resolution beside the coarse levels; slower.",
+        about="Keeps full resolution beside the coarse levels; slower to learn and to pick.",
     ),
     Architecture(
         name="soanet",
@@ -88,7 +88,7 @@ ARCHITECTURES = (
         network="DensePicker",
         small={"backbone": "SOANet", "channels": 16, "levels": 2, **_WINDOWS},
         large={"backbone": "SOANet", "channels": 32, "levels": 3, **_WINDOWS},
-        about="A stack of windowed attention; for graphics cards.",
+        about="Attention within windows; slower to learn and to pick.",
     ),
     Architecture(
         name="encodernet",
@@ -97,7 +97,7 @@ ARCHITECTURES = (
         network="DensePicker",
         small={"backbone": "EncoderNet3d", "channels": 16, "levels": 2, "layers": [1, 4]},
         large={"backbone": "EncoderNet3d", "channels": 32, "levels": 2, "layers": [2, 6]},
-        about="Coarse places, little memory.",
+        about="Scores cells of four voxels; learns slowly.",
     ),
     Architecture(
         name="cryoet3dcnn",
@@ -109,22 +109,22 @@ ARCHITECTURES = (
         about="Looks at windows of 64³ voxels; slow to learn.",
     ),
     Architecture(
-        name="flat-resnet",
-        title="FlatResNet3D",
-        task="elf",
-        network="ELFPredictor",
-        small={"base": 64, "blocks": 4, "kernel": 1, "attention_every": 0},
-        large={"base": 32, "blocks": 16, "kernel": 5, "attention_every": 4},
-        about="Residual network of periodic convolutions.",
-    ),
-    Architecture(
         name="ckconv",
         title="CKConv",
         task="elf",
         network="ELFPredictor",
         small={"backbone": "ckconv", "base": 32, "blocks": 3},
         large={"backbone": "ckconv", "base": 128, "blocks": 8},
-        about="Continuous kernels measured in Å, right for every shape of cell.",
+        about="Kernels measured in Å, right for every shape of cell; the one to take if unsure.",
+    ),
+    Architecture(
+        name="flat-resnet",
+        title="FlatResNet3D",
+        task="elf",
+        network="ELFPredictor",
+        small={"base": 64, "blocks": 4, "kernel": 1, "attention_every": 0},
+        large={"base": 32, "blocks": 16, "kernel": 5, "attention_every": 4},
+        about="Residual network of periodic convolutions; only the large one looks at neighbours.",
     ),
 )
 

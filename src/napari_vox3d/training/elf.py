@@ -25,7 +25,7 @@ _HOLD_OUT = 5  # one composition in so many
 def train_elf(
     elfs: Sequence[Volume],
     *,
-    network: str = "flat-resnet",
+    network: str = "ckconv",
     size: Size = "small",
     channels: Sequence[str] = ("invariants",),
     spacing: float = 0.25,
