@@ -7,6 +7,7 @@ from napari_vox3d.errors import ModelError
 from napari_vox3d.networks.ckconv_net import CKConvNet
 from napari_vox3d.networks.flat_resnet import ELFPredictor
 from napari_vox3d.networks.slabs import count_ticks, in_slabs
+from napari_vox3d.training.elf_fit import balance_inputs
 
 CELL = torch.tensor([[[0.3, 0.2, 3.1], [0.4, 2.6, -0.5], [2.2, 0.7, 0.1]]])  # along D, H, W; Å
 SHAPE = (12, 10, 8)
@@ -183,7 +184,7 @@ def test_balanced_inputs_count_alike(crystal):
     network = CKConvNet(2, 8, 1).eval()
     with torch.no_grad():
         expected, _ = network(crystal, CELL)
-        network.balance_inputs(torch.tensor([10.0, 0.1]))
+        balance_inputs(network, torch.tensor([10.0, 0.1]))
         scale = torch.tensor([10.0, 0.1])[:, None, None, None]
         balanced, _ = network(crystal * scale, CELL)
     assert difference(balanced, expected) < 1e-5

@@ -154,7 +154,7 @@ def test_interrupted_training_ends_like_an_uninterrupted_one(examples, tmp_path)
 
 
 def test_checkpoint_is_written_meanwhile(examples, tmp_path, monkeypatch):
-    monkeypatch.setattr("napari_vox3d.training.elf_fit._SAVE_EVERY", 0.0)
+    monkeypatch.setattr("napari_vox3d.training.loop._SAVE_EVERY", 0.0)
     path, seen = tmp_path / "state.safetensors", []
     fit(examples, steps=2, checkpoint=path, on_step=lambda *_: seen.append(path.exists()))
     assert seen == [False, True]

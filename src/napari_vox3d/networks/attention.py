@@ -7,6 +7,7 @@ longer sum to one: softmax(QKᵀ)V runs as fused attention, and bias·V is added
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import product
 from math import prod
@@ -125,7 +126,7 @@ def _check_heads(features: int, heads: int) -> None:
         raise ModelError(f"{heads} attention heads do not divide {features} features.")
 
 
-class Attention(nn.Module):
+class Attention(nn.Module, ABC):
     """What all attention layers have: queries, keys, values, and a projection of the result.
 
     Parameters
@@ -175,9 +176,9 @@ class Attention(nn.Module):
         """(B, in, D, H, W) to (B, out, D, H, W)."""
         return self.output(self.mix(x))
 
+    @abstractmethod
     def mix(self, x: Tensor) -> Tensor:
         """The attention itself, before the output projection."""
-        raise NotImplementedError
 
     def by_patch(self, layer: nn.Module, x: Tensor) -> Tensor:
         """Apply `layer` to every flattened patch of (B, C, D, H, W)."""
@@ -202,8 +203,9 @@ class Attention(nn.Module):
         unfolded = batch * channels * depth * height <= _UNFOLDED
         return channels * (1 + self.kernel_voxels) if unfolded else channels
 
+    @abstractmethod
     def _tokens(self, size: Size) -> int:
-        raise NotImplementedError
+        """Tokens that look at each other, on a map of this size."""
 
 
 class TemporalAttention(Attention):

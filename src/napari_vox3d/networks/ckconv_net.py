@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from napari_vox3d.errors import ModelError
 from napari_vox3d.networks.ckconv import CartesianCKConv3d
 from napari_vox3d.networks.fourier import add_shortcut, apply_spectrum
-from napari_vox3d.networks.slabs import CircularConv3d, slabs_of, thickness
+from napari_vox3d.networks.slabs import CircularConv3d, group_norm, slabs_of, thickness
 
 _WIDER = 2  # channels between the two mixes of a block, over those of the body
 _TRANSFORMS = 8  # a Fourier transform of one channel takes as long as mixing 1/8 of the channels
@@ -92,7 +92,7 @@ class ContinuousBlock(nn.Module):
     def __init__(self, channels: int, reach: float, use_checkpoint: bool = False) -> None:
         super().__init__()
         self.use_checkpoint = use_checkpoint
-        self.norm = _group_norm(channels)
+        self.norm = group_norm(channels)
         self.around = PeriodicCKConv3d(channels, reach)
         nn.init.ones_(self.around.shortcut)  # a point itself counts as much as its surroundings
         self.mix = ChannelMix(channels)
@@ -144,11 +144,11 @@ class CKConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
-        self.stem = nn.Sequential(CircularConv3d(in_ch, base, 1), _group_norm(base), nn.GELU())
+        self.stem = nn.Sequential(CircularConv3d(in_ch, base, 1), group_norm(base), nn.GELU())
         self.body = nn.ModuleList(
             ContinuousBlock(base, reach, use_checkpoint) for _ in range(blocks)
         )
-        self.post = nn.Sequential(_group_norm(base), nn.GELU())
+        self.post = nn.Sequential(group_norm(base), nn.GELU())
         self.head = nn.Sequential(nn.Conv3d(base, 1, 1), nn.Sigmoid())
 
     def forward(self, sad: Tensor, lattice: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
@@ -180,11 +180,6 @@ class CKConvNet(nn.Module):
             x = block(x, lattice)
         return self.head(self.post(x)), []
 
-    @torch.no_grad()
-    def balance_inputs(self, deviation: Tensor) -> None:
-        """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
-        self.stem.get_parameter("0.weight").div_(deviation[None, :, None, None, None])
-
     def work_per_voxel(self) -> int:
         """Multiply-adds per voxel of the costliest convolution, or what moving its values costs."""
         return _WIDER * self.base * (self.base + _MOVING)
@@ -208,7 +203,3 @@ class CKConvNet(nn.Module):
         voxels = prod(shape)
         slab = voxels if slab_voxels is None else min(slab_voxels, voxels)
         return 4 * self.base * 5 * (voxels + slab)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(8, channels), channels)

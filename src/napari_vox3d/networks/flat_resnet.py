@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from napari_vox3d.errors import ModelError
-from napari_vox3d.networks.slabs import CircularConv3d, slabs_of, thickness
+from napari_vox3d.networks.slabs import CircularConv3d, group_norm, slabs_of, thickness
 
 if TYPE_CHECKING:
     from napari_vox3d.networks.ckconv_net import CKConvNet
@@ -58,10 +58,10 @@ class ResidualBlock(nn.Module):
         self.use_checkpoint = use_checkpoint
         self.f = nn.Sequential(
             CircularConv3d(channels, channels, kernel),
-            _group_norm(channels),
+            group_norm(channels),
             nn.GELU(),
             CircularConv3d(channels, channels, kernel),
-            _group_norm(channels),
+            group_norm(channels),
             SqueezeExcitation(channels),
         )
 
@@ -167,14 +167,14 @@ class FlatResNet3D(nn.Module):
         super().__init__()
         self.base, self.kernel = base, kernel
         self.knows_one_spacing = kernel > 1 or attention_every > 0
-        self.stem = nn.Sequential(CircularConv3d(in_ch, base, kernel), _group_norm(base), nn.GELU())
+        self.stem = nn.Sequential(CircularConv3d(in_ch, base, kernel), group_norm(base), nn.GELU())
         body: list[nn.Module] = []
         for number in range(1, blocks + 1):
             body.append(ResidualBlock(base, kernel, use_checkpoint))
             if attention_every and number % attention_every == 0:
                 body.append(CBAM3D(base))
         self.body = nn.Sequential(*body)
-        self.post = nn.Sequential(CircularConv3d(base, base, kernel), _group_norm(base))
+        self.post = nn.Sequential(CircularConv3d(base, base, kernel), group_norm(base))
         self.head = nn.Sequential(nn.Conv3d(base, 1, 1), nn.Sigmoid())
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d):
@@ -199,11 +199,6 @@ class FlatResNet3D(nn.Module):
         """
         x = self.stem(sad)
         return self.head(F.gelu(x + self.post(self.body(x)))), []
-
-    @torch.no_grad()
-    def balance_inputs(self, deviation: Tensor) -> None:
-        """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
-        self.stem.get_parameter("0.weight").div_(deviation[None, :, None, None, None])
 
     def work_per_voxel(self) -> int:
         """Multiply-adds per voxel of the costliest convolution."""
@@ -330,7 +325,3 @@ class ELFPredictor(nn.Module):
         """
         main, _ = self(sad, lattice)
         return main.clamp(0, 1)
-
-
-def _group_norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(min(8, channels), channels)

@@ -170,3 +170,8 @@ class CircularConv3d(nn.Conv3d):
             slabs.tick()
         assert out is not None
         return out
+
+
+def group_norm(channels: int) -> nn.GroupNorm:
+    """Normalisation over the whole cell, in eight groups of channels."""
+    return nn.GroupNorm(min(8, channels), channels)

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
 from napari_vox3d.errors import NotEnoughMemory, Vox3dError
@@ -24,16 +24,13 @@ from napari_vox3d.inference.device import choose_device, is_out_of_memory
 from napari_vox3d.inference.elf import atomic_density, network_inputs
 from napari_vox3d.networks import ELFPredictor
 from napari_vox3d.training import losses
-from napari_vox3d.training.checkpoints import resume_checkpoint, save_checkpoint
+from napari_vox3d.training.loop import Progress, TrainingLoop
 from napari_vox3d.volume import Volume
-
-Progress = Callable[[int, int], None]
 
 DEFAULT_MINUTES = 10.0
 _BATCH_VOXELS = 16_384
 _WARM_UP = 0.15  # of the training
 _NOISE = 0.1  # of the deviation of each input channel
-_SAVE_EVERY = 60.0  # seconds
 _OVERSHOOT = 0.05  # of an interpolated ELF beyond its range
 
 
@@ -184,38 +181,40 @@ def fit_elf(
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         network = ELFPredictor(in_ch=len(examples[0].inputs), **(arguments or {}))
-        network.net.balance_inputs(deviation)
+        balance_inputs(network.net, deviation)
         network.to(place).train()
         highest = network.net.learning_rate if rate is None else rate
         optimizer = torch.optim.AdamW(_decayed(network, weight_decay), lr=highest)
-        done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
-        began = saved = clock() - spent
-        try:
-            for batch in _batches(examples, seed, done):
-                share = _share(done, steps, clock() - began, minutes)
-                if share >= 1 or (stop is not None and stop()):
-                    break
-                for group in optimizer.param_groups:
-                    group["lr"] = highest * _cycle(share)
-                torch.manual_seed(_number(seed, done))
+        with TrainingLoop(
+            network,
+            optimizer,
+            _cycle,
+            rate=highest,
+            minutes=minutes,
+            steps=steps,
+            seed=seed,
+            checkpoint=checkpoint,
+            progress=progress,
+            on_step=on_step,
+            stop=stop,
+            clock=clock,
+        ) as loop:
+            batches = _batches(examples, seed, loop.done)
+            for _ in loop:
+                batch = next(batches)
+                torch.manual_seed(_number(seed, loop.done))
                 if network.net.knows_one_spacing:  # others treat turned crystals alike
-                    batch = _turned(batch, random.Random(_number(seed, done)))
+                    batch = _turned(batch, random.Random(_number(seed, loop.done)))
                 with _memory_explained(batch, place):
-                    error = _step(network, optimizer, _noisy(batch, deviation), place)
-                done += 1
-                if on_step is not None:
-                    on_step(done, error)
-                if progress is not None:
-                    share = _share(done, steps, clock() - began, minutes)
-                    progress(done, max(done, round(done / share)))
-                if checkpoint is not None and clock() - saved > _SAVE_EVERY:
-                    saved = clock()
-                    save_checkpoint(checkpoint, network, optimizer, seed, done, saved - began)
-        finally:
-            if checkpoint is not None:
-                seconds = clock() - began
-                save_checkpoint(checkpoint, network, optimizer, seed, done, seconds)
-    return network.cpu().eval(), done
+                    error = _step(network, loop, _noisy(batch, deviation), place)
+                loop.report(error)
+    return network.cpu().eval(), loop.done
+
+
+@torch.no_grad()
+def balance_inputs(network: nn.Module, deviation: Tensor) -> None:
+    """Divide the first weights by (in_ch,) deviations: channels then count alike at first."""
+    network.get_parameter("stem.0.weight").div_(deviation[:, None, None, None])
 
 
 @contextmanager
@@ -244,9 +243,7 @@ def _decayed(network: ELFPredictor, weight_decay: float) -> list[dict[str, Any]]
     ]
 
 
-def _step(
-    network: ELFPredictor, optimizer: torch.optim.Optimizer, batch: Example, place: torch.device
-) -> float:
+def _step(network: ELFPredictor, loop: TrainingLoop, batch: Example, place: torch.device) -> float:
     inputs, sad, elf, lattice = (
         tensor.to(place) for tensor in (batch.inputs, batch.sad, batch.elf, batch.lattice)
     )
@@ -256,18 +253,8 @@ def _step(
         losses.gradient_loss(predicted, elf),
         losses.distribution_loss(predicted, elf),
     ]
-    loss = losses.balance(terms, [network.eta_vox, network.eta_grad, network.eta_hist])
-    optimizer.zero_grad()
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-    optimizer.step()
+    loop.descend(losses.balance(terms, [network.eta_vox, network.eta_grad, network.eta_hist]))
     return float((predicted.detach() - elf).abs().mean())
-
-
-def _share(done: int, steps: int | None, spent: float, minutes: float | None) -> float:
-    """How much of the training is done, from 0 to 1."""
-    by_steps = 1.0 if steps == 0 else done / steps if steps else 0.0
-    return max(by_steps, spent / (60 * minutes) if minutes else 0.0)
 
 
 def _number(seed: int, step: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar, cast
 
@@ -24,7 +25,7 @@ _BACKGROUND = 3.0  # first logit of the background: most places are empty
 _MOMENTUM = 0.02  # of the running statistics
 
 
-class TrainingForm(nn.Module):
+class TrainingForm(nn.Module, ABC):
     """A network while it is trained; takes crops (B, 1, e, e, e), gives logits of their cells.
 
     Attributes
@@ -73,9 +74,9 @@ class TrainingForm(nn.Module):
             norm.train(over_batches)
             cast("nn.BatchNorm3d", norm).momentum = max(_MOMENTUM, 3 / (steps + 3))
 
+    @abstractmethod
     def finish(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
         """Give the trained network as a card names it, and its parameters."""
-        raise NotImplementedError
 
 
 class WindowForm(TrainingForm):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,22 +17,19 @@ from napari_vox3d.inference.picking import find_particles, score_particles
 from napari_vox3d.models import Model, ModelCard, ParticleClass, PickingInput, load_model
 from napari_vox3d.networks.catalogue import Size, find_architecture
 from napari_vox3d.picks import CLASS_COLOURS, Picks
-from napari_vox3d.training.checkpoints import resume_checkpoint, save_checkpoint
 from napari_vox3d.training.evaluation import evaluate_picks
+from napari_vox3d.training.loop import Progress, TrainingLoop
 from napari_vox3d.training.picker_forms import TrainingForm, form_of, new_form
 from napari_vox3d.training.picker_targets import Particles, Tomogram, focal_loss, varied
 from napari_vox3d.volume import Volume
 
 Example = tuple[Volume, Picks]
 
-Progress = Callable[[int, int], None]
-
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
 _FINE_TUNING = 0.15  # of the rate of learning from random weights
 _FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
-_SAVE_EVERY = 60.0  # seconds
 _LOWEST = 0.05  # threshold that a class may get
 _PLATEAU = 0.98  # share of the best F
 
@@ -238,51 +235,26 @@ def _fit(
     tomograms: Sequence[Tomogram],
     *,
     outputs: int,
-    minutes: float | None,
-    steps: int | None,
     fine_tuning: bool,
     seed: int,
-    progress: Progress | None,
-    on_step: Callable[[int, float], None] | None,
-    stop: Callable[[], bool] | None,
-    checkpoint: str | Path | None,
+    **calls: Any,
 ) -> int:
     """Train in place; gives the number of steps."""
     rate = form.rate * (_FINE_TUNING if fine_tuning else 1)
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
-    done, spent = resume_checkpoint(checkpoint, form, optimizer, seed)
-    began = saved = time.monotonic() - spent
     form.train()
-    try:
-        while (share := _share(done, steps, time.monotonic() - began, minutes)) < 1:
-            if stop is not None and stop():
-                break
-            rng = np.random.default_rng((seed, done))
+    with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
+        for share in loop:
+            rng = np.random.default_rng((seed, loop.done))
             torch.manual_seed(int(rng.integers(2**31)))  # dropout, the same after going on
             crops, targets = _batch(form, tomograms, outputs, rng)
             # a base has statistics of more tomograms than there are now
-            form.normalise(not fine_tuning and share < _FROZEN, done)
-            for group in optimizer.param_groups:
-                group["lr"] = rate * _schedule(share)
+            form.normalise(not fine_tuning and share < _FROZEN, loop.done)
             loss = focal_loss(form(crops.to(where)), targets.to(where))
-            optimizer.zero_grad()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(form.parameters(), 1.0)
-            optimizer.step()
-            done += 1
-            if on_step is not None:
-                on_step(done, loss.item())
-            if progress is not None:
-                share = _share(done, steps, time.monotonic() - began, minutes)
-                progress(done, max(done, round(done / share)))
-            if checkpoint is not None and time.monotonic() - saved > _SAVE_EVERY:
-                saved = time.monotonic()
-                save_checkpoint(checkpoint, form, optimizer, seed, done, saved - began)
-    finally:
-        if checkpoint is not None:
-            save_checkpoint(checkpoint, form, optimizer, seed, done, time.monotonic() - began)
-    return done
+            loop.descend(loss)
+            loop.report(loss.item())
+    return loop.done
 
 
 def _batch(
@@ -302,12 +274,6 @@ def _batch(
         crops.append(torch.from_numpy(values)[None])
         targets.append(torch.from_numpy(target))
     return torch.stack(crops), torch.stack(targets)
-
-
-def _share(done: int, steps: int | None, spent: float, minutes: float | None) -> float:
-    """How much of the training is done, from 0 to 1."""
-    by_steps = done / steps if steps else 0.0
-    return max(by_steps, spent / (60 * minutes) if minutes else 0.0)
 
 
 def _schedule(share: float) -> float:

@@ -1,0 +1,137 @@
+"""`TrainingLoop`: steps, time, rate, checkpoints and reports, which all trainings share."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from napari_vox3d.training.checkpoints import resume_checkpoint, save_checkpoint
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from torch.optim import Optimizer
+
+Progress = Callable[[int, int], None]
+
+_SAVE_EVERY = 60.0  # seconds
+
+
+class TrainingLoop:
+    """Goes round until the steps or the time are used up; on leaving, the checkpoint is written.
+
+    ::
+
+        with TrainingLoop(...) as loop:
+            for share in loop:
+                loop.descend(loss_of(network))
+                loop.report(figure)
+
+    Parameters
+    ----------
+    network, optimizer
+        What is trained, and how; both go on from the checkpoint.
+    schedule
+        Gives the rate of learning over `rate` for the share of the training that is done.
+    rate
+        Highest rate of learning.
+    minutes, steps
+        How long to train, whichever ends first; None does not count.
+    seed
+        Of the training; a checkpoint of another one is refused.
+    checkpoint
+        File to go on from, if it exists, and to write every minute.
+    progress
+        Called with the steps done and the expected total; may raise `Cancelled`.
+    on_step
+        Called with the number of the step, from 1, and its figure.
+    stop
+        Asked before each step; True ends the training as if the time were up.
+    clock
+        Gives the seconds that `minutes` are counted in.
+
+    Attributes
+    ----------
+    done
+        Steps done, those before an interruption included.
+
+    Raises
+    ------
+    ModelError
+        If the checkpoint belongs to another training.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Optimizer,
+        schedule: Callable[[float], float],
+        *,
+        rate: float,
+        minutes: float | None,
+        steps: int | None,
+        seed: int,
+        checkpoint: str | Path | None,
+        progress: Progress | None,
+        on_step: Callable[[int, float], None] | None,
+        stop: Callable[[], bool] | None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._network, self._optimizer = network, optimizer
+        self._schedule, self._rate = schedule, rate
+        self._minutes, self._steps, self._clock = minutes, steps, clock
+        self._seed, self._checkpoint = seed, checkpoint
+        self._progress, self._on_step, self._stop = progress, on_step, stop
+        self.done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
+        self._began = self._saved = clock() - spent
+
+    def __enter__(self) -> TrainingLoop:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._save()
+
+    def __iter__(self) -> Iterator[float]:
+        """Share of the training that is done, before each step; the rate is set."""
+        while (share := self._share()) < 1 and not (self._stop is not None and self._stop()):
+            for group in self._optimizer.param_groups:
+                group["lr"] = self._rate * self._schedule(share)
+            yield share
+
+    def descend(self, loss: Tensor) -> None:
+        """Make a step, its gradient being no longer than 1."""
+        self._optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
+        self._optimizer.step()
+
+    def report(self, figure: float) -> None:
+        """Count the step, and tell of it."""
+        self.done += 1
+        if self._on_step is not None:
+            self._on_step(self.done, figure)
+        if self._progress is not None:
+            self._progress(self.done, max(self.done, round(self.done / self._share())))
+        if self._clock() - self._saved > _SAVE_EVERY:
+            self._save()
+
+    def _share(self) -> float:
+        by_steps = 1.0 if self._steps == 0 else self.done / self._steps if self._steps else 0.0
+        spent = self._clock() - self._began
+        return max(by_steps, spent / (60 * self._minutes) if self._minutes else 0.0)
+
+    def _save(self) -> None:
+        if self._checkpoint is None:
+            return
+        self._saved = self._clock()
+        save_checkpoint(
+            self._checkpoint,
+            self._network,
+            self._optimizer,
+            self._seed,
+            self.done,
+            self._saved - self._began,
+        )
