@@ -92,8 +92,8 @@ def _settings(cutoff: int, count: int, potentials: Path) -> dict[str, dict[str, 
             "degauss": SMEARING,
         },
         "electrons": {
-            "conv_thr": 2e-8 * count,
-            "mixing_beta": 0.5,
+            "conv_thr": 4e-6 * count,  # ELF within 0.001
+            "mixing_beta": 0.6,
             "electron_maxstep": 60,
             "diago_thr_init": 1e-4,
         },

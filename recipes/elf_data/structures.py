@@ -1,6 +1,7 @@
 """The list of crystals to calculate: known ones, relatives, random pairs, molecules; and variants.
 
-The list depends on the seed alone and is shuffled, so that its beginning is a fair sample of it.
+The list depends on the seed alone. Its order is shuffled within reason: every family is spread
+evenly over it, and what is quickly calculated tends to come early.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from recipes.elf_data.prototypes import PROTOTYPES, Prototype
 MOST_ATOMS = 16
 LEAST_ROOM = 2.0  # Å³ an atom
 LARGEST_CELL = 300.0  # Å³
-MOST_EFFORT = 2.5e6  # about two minutes of one core
+MOST_EFFORT = 2.5e6  # about one minute of one core
+BLUR = 0.7
 # 1/Å, 2π included. For ELF within 0.01; molecules hardly know of each other.
 K_SPACING = {"metal": 0.4, "intermetallic": 0.45, "molecular": 0.8}
 USUAL_K_SPACING = 0.5
@@ -90,7 +92,7 @@ def from_record(record: dict[str, Any]) -> Structure:
 
 
 def list_structures(reserved: Collection[str] = (), seed: int = 0) -> list[Structure]:
-    """List every crystal of the data set, in an order in which any beginning is a fair sample.
+    """List every crystal of the data set; any beginning has the families in the same proportions.
 
     Parameters
     ----------
@@ -98,6 +100,11 @@ def list_structures(reserved: Collection[str] = (), seed: int = 0) -> list[Struc
         Formulas that must not occur, whatever the structure; and ``"Na-hP4"`` is always left out.
     seed
         Chooses relatives, sizes, variants and the order.
+
+    Notes
+    -----
+    Within a family, crystals come by the effort of their calculation, blurred by a factor of about
+    two, so that the first of them are many and still not all small.
     """
     warnings.filterwarnings("ignore", message="scaled_positions .* are equivalent")
     warnings.filterwarnings("ignore", message="No Pauling electronegativity")
@@ -117,11 +124,13 @@ def list_structures(reserved: Collection[str] = (), seed: int = 0) -> list[Struc
         if structure.origin in ("known", "molecule"):
             candidates.append(structure)
         kept[structure.family].extend(filter(_is_feasible, candidates))
-    fair: list[Structure] = []
+    fair: list[tuple[float, Structure]] = []
     for members in kept.values():
-        chosen = rng.permutation(len(members))[:MOST_OF_A_FAMILY]
-        fair.extend(members[i] for i in chosen)
-    return [_named(fair[i]) for i in rng.permutation(len(fair))]
+        chosen = [members[i] for i in rng.permutation(len(members))[:MOST_OF_A_FAMILY]]
+        blurred = [_effort(structure) * rng.lognormal(sigma=BLUR) for structure in chosen]
+        places = (np.argsort(np.argsort(blurred)) + rng.random(len(chosen))) / len(chosen)
+        fair.extend(zip(places, chosen, strict=True))
+    return [_named(structure) for _, structure in sorted(fair, key=lambda item: item[0])]
 
 
 def _named(structure: Structure) -> Structure:
@@ -141,7 +150,14 @@ def k_points(structure: Structure) -> tuple[int, int, int]:
 
 
 def _is_feasible(structure: Structure) -> bool:
-    """Whether the cell has a sensible size, and pw.x little to do: plane waves × bands × k points.
+    """Whether the cell has a sensible size, and pw.x little to do."""
+    atoms = structure.atoms
+    sensible = LEAST_ROOM * len(atoms) <= atoms.get_volume() <= LARGEST_CELL
+    return sensible and len(atoms) <= MOST_ATOMS and _effort(structure) <= MOST_EFFORT
+
+
+def _effort(structure: Structure) -> float:
+    """What pw.x has to do: plane waves × bands × k points.
 
     There are V k³/6π² plane waves, k² being the cut-off, and as many k points as symmetry leaves.
     """
@@ -152,9 +168,7 @@ def _is_feasible(structure: Structure) -> bool:
     bands = 0.6 * sum(VALENCE[symbol] for symbol in symbols)
     unsymmetrical = structure.variant == "rattle" or structure.origin == "molecule"
     symmetry = 2 if unsymmetrical else 4 if structure.variant == "strain" else 8
-    effort = waves * bands * max(1, np.prod(k_points(structure)) / symmetry)
-    sensible = LEAST_ROOM * len(symbols) <= atoms.get_volume() <= LARGEST_CELL
-    return sensible and len(symbols) <= MOST_ATOMS and effort <= MOST_EFFORT
+    return float(waves * bands * max(1, np.prod(k_points(structure)) / symmetry))
 
 
 def _formula(atoms: Atoms) -> str:
