@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 import napari_vox3d as vox
-from napari_vox3d import cli_analysis, cli_training
+from napari_vox3d import cli_analysis, cli_models, cli_training
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import PICK_FORMATS, kind_of, read_atoms
 from napari_vox3d.formats.compression import plain_name
@@ -43,8 +43,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for name, command in {**cli_analysis.COMMANDS, **cli_training.COMMANDS}.items():
-    app.command(name)(command)
+for commands in (cli_models.COMMANDS, cli_analysis.COMMANDS, cli_training.COMMANDS):
+    for name, command in commands.items():
+        app.command(name)(command)
 
 Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
 PickFormat = Enum("PickFormat", {name: name for name in PICK_FORMATS}, type=str)  # type: ignore[misc]
@@ -200,21 +201,6 @@ def formats() -> None:
         holds = [name for name in ("scores", "angles", "radii") if getattr(known, name)]
         files = f"*{known.suffix}"
         table.add_row(key, files, known.classes, ", ".join(holds), ", ".join(known.needs))
-    out.print(table)
-
-
-@app.command()
-def models(
-    name: Annotated[str | None, typer.Argument(help="Show the whole card of this model.")] = None,
-) -> None:
-    """List the models at hand, or show the card of one."""
-    if name is not None:
-        with one_line_errors():
-            out.print_json(vox.load_model(name).card.model_dump_json())
-        return
-    table = Table("name", "task", "what it is")
-    for card in vox.list_models():
-        table.add_row(card.name, card.task, card.title)
     out.print(table)
 
 
