@@ -17,6 +17,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "Volume": "volume",
     "Picks": "picks",
+    "Run": "provenance",
     "Vox3dError": "errors",
     "read_volume": "formats",
     "read_volumes": "formats",
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from napari_vox3d.inference.picking import find_particles, pick_particles, score_particles
     from napari_vox3d.models import Model, list_models, load_model
     from napari_vox3d.picks import Picks
+    from napari_vox3d.provenance import Run
     from napari_vox3d.training.elf import train_elf
     from napari_vox3d.training.evaluation import evaluate_picks
     from napari_vox3d.training.picking import train_picker
