@@ -16,7 +16,7 @@ import typer
 from rich.table import Table
 
 import napari_vox3d as vox
-from napari_vox3d import cli_analysis, cli_models, cli_training
+from napari_vox3d import cli_analysis, cli_models, cli_samples, cli_training
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import PICK_FORMATS, kind_of, read_atoms
 from napari_vox3d.formats.compression import plain_name
@@ -43,8 +43,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for commands in (cli_models.COMMANDS, cli_analysis.COMMANDS, cli_training.COMMANDS):
-    for name, command in commands.items():
+for room in (cli_models, cli_analysis, cli_samples, cli_training):
+    for name, command in room.COMMANDS.items():
         app.command(name)(command)
 
 Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
