@@ -119,7 +119,7 @@ def test_model_of_one_spacing_computes_there_and_interpolates():
     model = small_model(("log_sad", "promolecular_elf"), spacing=0.5, kernel=3)
     elf = vox.predict_elf(SILICON, model, shape=(30, 30, 30))
     assert elf.shape == (30, 30, 30)
-    assert elf.metadata["provenance"]["parameters"]["network grid"] == [8, 8, 8]
+    assert elf.metadata["provenance"]["network grid"] == [8, 8, 8]
     own = vox.predict_elf(SILICON, model, shape=(8, 8, 8)).values
     coarse = vox.predict_elf(SILICON, model, shape=(16, 16, 16)).values[::2, ::2, ::2]
     np.testing.assert_allclose(coarse, own, atol=1e-5)

@@ -79,8 +79,8 @@ def test_one_map_for_each_class_and_none_for_the_background(maps):
     total = maps[0].values + maps[1].values
     assert ((total > 0) & (total <= 1.00001)).all()
     assert maps[0].metadata["radius"] == 60
-    assert maps[1].metadata["provenance"]["version"] == "7"
-    assert maps[0].metadata["provenance"]["source"] == "tomo.mrc"
+    assert maps[1].metadata["provenance"]["device"] == "cpu"
+    assert maps[0].metadata["run"]["source"] == "tomo.mrc"
 
 
 def test_maps_lie_in_the_frame_of_the_tomogram(maps, tomogram):

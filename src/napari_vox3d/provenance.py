@@ -140,6 +140,16 @@ _SEVERAL = {
 }
 
 
+def changed(**pairs: tuple[Any, Any]) -> dict[str, Any]:
+    """Arguments that differ from their defaults, from pairs (value, default) by name."""
+    return {name: value for name, (value, default) in pairs.items() if value != default}
+
+
+def model_name(given: object, name: str) -> str:
+    """Give what finds a model again: the name or path given, or its own name for the default."""
+    return str(given) if isinstance(given, str | Path) and str(given) != "default" else name
+
+
 def as_text(metadata: Mapping[str, Any]) -> str:
     """Run of some metadata as one line of ASCII for a comment; empty if there is none."""
     run = Run.from_metadata(metadata)

@@ -13,6 +13,7 @@ from napari_vox3d.density.grids import interpolate, nearest_shape, resample_wave
 from napari_vox3d.density.invariants import density_invariants
 from napari_vox3d.errors import InferenceError, ModelError
 from napari_vox3d.models import ELFInput, Model, load_model
+from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -75,7 +76,8 @@ def predict_elf(
     -------
     Volume
         Quantity ``"elf"``, float32 values in [0, 1], periodic, with the atoms. On the grid of a
-        source volume, step and origin are copied. `metadata["provenance"]` says how it was made.
+        source volume, step and origin are copied. `metadata` holds the `Run`, and under
+        ``"provenance"`` what the input was and where the network ran.
 
     Raises
     ------
@@ -103,20 +105,28 @@ def predict_elf(
     else:
         values, settings = _by_network(given, grid, chosen, device, precision, report)
     report(1, 1)
+    run = Run(
+        "predict_elf",
+        grid.source or grid.name or _formula(grid),
+        changed(
+            shape=(None if shape is None else [int(n) for n in shape], None),
+            spacing=(None if spacing is None else float(spacing), None),
+            device=(device, "auto"),
+            precision=(precision, "auto"),
+        ),
+        model=model_name(model, chosen.card.name),
+        sha256=chosen.card.sha256 or "",
+        voxel_size=tuple(grid.voxel_size.tolist()),
+    )
+    made = {
+        "input": "superposed atomic densities",
+        "training data": chosen.card.training,
+        **settings,
+    }
     return grid.with_values(
         np.clip(values, 0, 1, dtype=np.float32),
         name=f"{_formula(grid)} ELF",
-        metadata={
-            "provenance": {
-                "model": chosen.card.name,
-                "version": chosen.card.version,
-                "sha256": chosen.card.sha256,
-                "parameters": settings,
-                "source": grid.source,
-                "input": "superposed atomic densities",
-                "training data": chosen.card.training,
-            }
-        },
+        metadata={"provenance": made, **run.as_metadata()},
     )
 
 

@@ -17,6 +17,7 @@ from napari_vox3d.errors import InferenceError, ModelError
 from napari_vox3d.inference.tiles import Box, Contrast, NetworkView
 from napari_vox3d.models import Model, ModelCard, PickingInput, load_model
 from napari_vox3d.picks import Picks
+from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def score_particles(
     progress: Progress | None = None,
     region: Sequence[slice | tuple[int, int]] | None = None,
     contrast: Contrast | None = None,
+    voxel_size: float | None = None,
 ) -> list[Volume]:
     """Score every place of a tomogram for every class of a model.
 
@@ -61,13 +63,15 @@ def score_particles(
     contrast
         ``"dark"`` or ``"bright"``: how particles look against the solvent in this tomogram.
         Default: as in the tomograms that the model was trained on.
+    voxel_size
+        Å, for a tomogram that does not say how large its voxels are, or says it wrongly.
 
     Returns
     -------
     list of Volume
         One for each class, named after it: probabilities (float32) on a grid of cells of a few
         voxels, in the frame of the whole tomogram. `metadata` holds what `find_particles` needs
-        (radius, threshold, least distance, tomogram) and the provenance.
+        (radius, threshold, least distance, tomogram), the `Run`, and where it ran.
 
     Raises
     ------
@@ -75,7 +79,7 @@ def score_particles(
         If the model cannot be found or is not for picking.
     InferenceError
         If the device or precision is not there, the region is empty, the tomogram has no spread
-        of values, or not even small tiles fit in memory.
+        of values, the voxel size is not positive, or not even small tiles fit in memory.
     Cancelled
         If `progress` raises it.
 
@@ -87,11 +91,11 @@ def score_particles(
     from napari_vox3d.inference.dense import score_cells
     from napari_vox3d.inference.device import choose_device, choose_precision
 
-    model = load_model(model, task="picking")
-    card = model.card
+    chosen = load_model(model, task="picking")
+    card = chosen.card
     if not isinstance(card.input, PickingInput):
         raise ModelError(f"Model {card.name!r} is not for picking.")
-    volume = _calibrated(volume, card.input.voxel_size)
+    volume = _calibrated(volume, voxel_size, card.input.voxel_size)
     box = _box(region, volume.shape)
     where = choose_device(device)
     kind = choose_precision(precision, where)
@@ -101,11 +105,25 @@ def score_particles(
         card.input.normalisation,
         inverted=contrast is not None and contrast != card.input.contrast,
     )
-    network = model.network(where)
+    network = chosen.network(where)
     if progress is not None:
         progress(0, 1)  # statistics and weights took a while; a cancel may be waiting
     scores, first, stride = score_cells(network, view, box, where, kind, progress)
     centre = view.to_index(stride * (first + 0.5) - 0.5)  # of the first cell, in voxels
+    run = Run(
+        "score_particles",
+        volume.source or volume.name,
+        changed(
+            device=(device, "auto"),
+            precision=(precision, "auto"),
+            region=(None if region is None else [[part.start, part.stop] for part in box], None),
+            contrast=(contrast, None),
+            voxel_size=(_plain(voxel_size), None),
+        ),
+        model=model_name(model, card.name),
+        sha256=card.sha256 or "",
+        voxel_size=tuple(volume.voxel_size.tolist()),
+    )
     about = {
         "tomogram": {
             "name": volume.name,
@@ -115,15 +133,12 @@ def score_particles(
             "region": [(s.start, s.stop) for s in box],
         },
         "provenance": {
-            "model": card.name,
-            "sha256": card.sha256,
-            "version": card.version,
-            "source": volume.source,
-            "voxel_size": volume.voxel_size.tolist(),
-            "parameters": {"device": str(where), "precision": str(kind).removeprefix("torch."),
-                           "stride": stride, "contrast": contrast or card.input.contrast},
+            "device": str(where),
+            "precision": str(kind).removeprefix("torch."),
+            "stride": stride,
         },
-    }  # fmt: skip
+        **run.as_metadata(),
+    }
     return [
         Volume(
             scores[output],
@@ -148,6 +163,7 @@ def find_particles(
     *,
     threshold: float | Mapping[str, float] | None = None,
     min_distance: float | Mapping[str, float] | None = None,
+    classes: Sequence[str] | None = None,
 ) -> Picks:
     """Find the peaks of score maps.
 
@@ -166,21 +182,25 @@ def find_particles(
     min_distance
         Å between picks of one class, one for all or by class; classes left out and None take the
         model's.
+    classes
+        Names of the classes to find. Default: all that have a score map.
 
     Returns
     -------
     Picks
-        Sorted by falling score, with radii, in the frame of the tomogram and inside it.
+        Sorted by falling score, with radii, in the frame of the tomogram and inside it. `metadata`
+        holds the `Run` of score maps from `score_particles`.
 
     Raises
     ------
     InferenceError
-        If `threshold` or `min_distance` names a class that has no score map.
+        If `threshold`, `min_distance` or `classes` names a class that has no score map.
     """
+    for given in (threshold, min_distance, classes):
+        _refuse_unknown(given, [score.name for score in score_maps])
+    score_maps = [score for score in score_maps if classes is None or score.name in classes]
     if not score_maps:
         return Picks(np.zeros((0, 3)), np.zeros(0, str))
-    for given in (threshold, min_distance):
-        _refuse_unknown(given, [score.name for score in score_maps])
     thresholds = [_setting(threshold, score, "threshold") for score in score_maps]
     peaks = [_peaks(score, least) for score, least in zip(score_maps, thresholds, strict=True)]
     kinds = np.repeat(np.arange(len(peaks)), [len(values) for _, values in peaks])
@@ -211,10 +231,7 @@ def find_particles(
         tomogram=tomogram["name"],
         shape=tomogram["shape"],
         voxel_size=voxel_size,
-        metadata={
-            **score_maps[0].metadata["provenance"],
-            "thresholds": dict(zip(names.tolist(), thresholds, strict=True)),
-        },
+        metadata=_run_of(score_maps[0], threshold, min_distance, classes),
     )
 
 
@@ -224,22 +241,52 @@ def pick_particles(
     *,
     threshold: float | Mapping[str, float] | None = None,
     min_distance: float | Mapping[str, float] | None = None,
+    classes: Sequence[str] | None = None,
     **options: Any,
 ) -> Picks:
     """Score a tomogram and find its particles; see `score_particles` and `find_particles`."""
     maps = score_particles(volume, model, **options)
-    return find_particles(maps, threshold=threshold, min_distance=min_distance)
+    return find_particles(maps, threshold=threshold, min_distance=min_distance, classes=classes)
 
 
-def _calibrated(volume: Volume, voxel_size: float) -> Volume:
+def _run_of(
+    score: Volume,
+    threshold: float | Mapping[str, float] | None,
+    min_distance: float | Mapping[str, float] | None,
+    classes: Sequence[str] | None,
+) -> dict[str, Any]:
+    """Metadata of picks that were found in the map of a class and in its fellows."""
+    run = Run.from_metadata(score.metadata)
+    if run is None:
+        return {}
+    arguments = run.arguments | changed(
+        threshold=(_plain(threshold), None),
+        min_distance=(_plain(min_distance), None),
+        classes=(None if classes is None else list(classes), None),
+    )
+    found = replace(run, function="pick_particles", arguments=arguments)
+    return {"provenance": score.metadata["provenance"], **found.as_metadata()}
+
+
+def _plain(given: float | Mapping[str, float] | None) -> float | dict[str, float] | None:
+    if isinstance(given, Mapping):
+        return {name: float(value) for name, value in given.items()}
+    return None if given is None else float(given)
+
+
+def _calibrated(volume: Volume, given: float | None, usual: float) -> Volume:
+    if given is not None:
+        if not (np.isfinite(given) and given > 0):
+            raise InferenceError(f"The voxel size must be a positive length in Å, not {given}.")
+        return replace(volume, step=np.eye(3) * given, calibrated=True)
     if volume.calibrated:
         return volume
     warnings.warn(
-        f"Tomogram {volume.name!r} does not say how large its voxels are; {voxel_size:g} Å is "
+        f"Tomogram {volume.name!r} does not say how large its voxels are; {usual:g} Å is "
         "assumed, the size that the model was trained on.",
         stacklevel=3,
     )
-    return replace(volume, step=np.eye(3) * voxel_size, calibrated=True)
+    return replace(volume, step=np.eye(3) * usual, calibrated=True)
 
 
 def _box(region: Sequence[slice | tuple[int, int]] | None, shape: Sequence[int]) -> Box:
@@ -258,8 +305,10 @@ def outputs_of(card: ModelCard) -> list[int]:
     return [n for n in range(count) if n != card.background]
 
 
-def _refuse_unknown(given: float | Mapping[str, float] | None, names: Sequence[str]) -> None:
-    unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping) else []
+def _refuse_unknown(
+    given: float | Mapping[str, float] | Sequence[str] | None, names: Sequence[str]
+) -> None:
+    unknown = sorted(set(given) - set(names)) if isinstance(given, Mapping | Sequence) else []
     if unknown:
         raise InferenceError(f"No class is called {unknown[0]!r}; there are {', '.join(names)}.")
 
