@@ -8,7 +8,6 @@ from ase.build import bulk
 import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, NotEnoughMemory, Vox3dError
 from napari_vox3d.networks import ELFPredictor
-from napari_vox3d.training import losses
 from napari_vox3d.training.elf_fit import Example, _turned, fit_elf, prepare_example
 
 ARGUMENTS = {"base": 8, "blocks": 1, "kernel": 1, "attention_every": 0}
@@ -244,40 +243,3 @@ def test_unknown_device_is_refused(examples):
 def test_elf_that_cannot_be_trained_on(elf, message):
     with pytest.raises(Vox3dError, match=message):
         prepare_example(elf, CHANNELS, 0.5)
-
-
-def test_losses_vanish_at_the_truth_and_the_periodic_ones_do_not_see_shifts():
-    torch.manual_seed(0)
-    true, other = torch.rand(2, 1, 6, 5, 4), torch.rand(2, 1, 6, 5, 4)
-    ones = torch.ones_like(true)
-    for loss in (
-        lambda p, t: losses.voxel_loss(p, t, ones),
-        losses.gradient_loss,
-        losses.distribution_loss,
-    ):
-        assert loss(true, true) == 0
-        assert loss(other, true) > 0
-        shift = {"shifts": (2, 3), "dims": (2, 4)}
-        torch.testing.assert_close(loss(other.roll(**shift), true.roll(**shift)), loss(other, true))
-
-
-def test_voxel_loss_is_quadratic_then_linear():
-    zero, ones = torch.zeros(1, 1, 1, 1, 1), torch.ones(1, 1, 1, 1, 1)
-    assert losses.voxel_loss(zero + 0.05, zero, ones).item() == pytest.approx(0.05**2 / 0.2)
-    assert losses.voxel_loss(zero + 0.5, zero, ones).item() == pytest.approx(0.5 - 0.05)
-
-
-def test_weights_fall_with_the_density_and_average_to_one():
-    sad = torch.tensor([0.0, 0.5, 1.0, 2.0]).view(1, 1, 1, 1, 4)
-    weights = losses.density_weights(sad).flatten()
-    torch.testing.assert_close(weights.mean(), torch.tensor(1.0))
-    expected = torch.tensor([1.0, 0.75, 0.5, 0.0]) ** 2
-    torch.testing.assert_close(weights, expected / expected.mean())
-
-
-def test_distribution_loss_is_the_wasserstein_distance():
-    from scipy.stats import wasserstein_distance
-
-    a, b = torch.rand(1, 1, 4, 4, 4), torch.rand(1, 1, 4, 4, 4)
-    expected = wasserstein_distance(a.flatten().numpy(), b.flatten().numpy())
-    assert losses.distribution_loss(a, b).item() == pytest.approx(expected, rel=1e-5)
