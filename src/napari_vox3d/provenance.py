@@ -47,7 +47,7 @@ class Run:
     version
         Of this package.
     voxel_size
-        Å (z, y, x) of the source, or None.
+        Å (z, y, x) of the tomogram, or of the grid of the result; six digits; or None.
     when
         Time of the call in ISO form.
     """
@@ -61,6 +61,11 @@ class Run:
     voxel_size: tuple[float, float, float] | None = None
     when: str = field(default_factory=_now)
 
+    def __post_init__(self) -> None:
+        if self.voxel_size is not None:
+            z, y, x = (round(float(edge), 6) for edge in self.voxel_size)
+            object.__setattr__(self, "voxel_size", (z, y, x))
+
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> Run | None:
         """Run in the metadata of a volume, of picks or of a layer; None if there is none."""
@@ -68,8 +73,6 @@ class Run:
         if not isinstance(stored, Mapping) or not {"function", "source"} <= stored.keys():
             return None
         known = {each.name: stored[each.name] for each in fields(cls) if each.name in stored}
-        if known.get("voxel_size") is not None:
-            known["voxel_size"] = tuple(known["voxel_size"])
         return cls(**known)
 
     def as_metadata(self) -> dict[str, Any]:
@@ -150,23 +153,55 @@ def model_name(given: object, name: str) -> str:
     return str(given) if isinstance(given, str | Path) and str(given) != "default" else name
 
 
-def as_text(metadata: Mapping[str, Any]) -> str:
-    """Run of some metadata as one line of ASCII for a comment; empty if there is none."""
+def as_text(metadata: Mapping[str, Any], most: int) -> str:
+    """Write the run in some metadata as one line of ASCII, for the comment of a file.
+
+    Parameters
+    ----------
+    metadata
+        Of a volume or of picks.
+    most
+        Characters that the file has room for.
+
+    Returns
+    -------
+    str
+        Empty if there is no run, or no room for all of it.
+    """
     run = Run.from_metadata(metadata)
-    return "" if run is None else _MARK + json.dumps(run.as_metadata()[KEY], separators=(",", ":"))
+    if run is None:
+        return ""
+    stored = {name: value for name, value in run.as_metadata()[KEY].items() if value}
+    text = _MARK + json.dumps(stored, separators=(",", ":"))
+    # RELION takes a comment with data_ or loop_ in it for the beginning of a table.
+    text = text.replace("data_", "data\\u005f").replace("loop_", "loop\\u005f")
+    return text if len(text) <= most else ""
 
 
-def from_text(text: str) -> dict[str, Any]:
-    """Metadata of the run that a comment tells of, as `as_text` wrote it; empty if of none."""
-    _, found, stored = text.partition(_MARK)
+def split_text(text: str) -> tuple[str, dict[str, Any]]:
+    """Split a comment into what else it says and the metadata that `as_text` wrote there.
+
+    Parameters
+    ----------
+    text
+        Comment of a file, with a run or without.
+
+    Returns
+    -------
+    (str, dict)
+        The text without the run, and ``{"run": {…}}``; empty if there is none that is whole.
+    """
+    before, found, stored = text.partition(_MARK)
     if not found:
-        return {}
+        return text, {}
     try:
-        run, _ = json.JSONDecoder().raw_decode(stored)
+        run, end = json.JSONDecoder().raw_decode(stored)
     except ValueError:  # cut off, or edited
-        return {}
+        return text, {}
     known = Run.from_metadata({KEY: run})
-    return {} if known is None else known.as_metadata()
+    if known is None:
+        return text, {}
+    return " ".join(filter(None, (before.strip(), stored[end:].strip()))), known.as_metadata()
 
 
 def _of(

@@ -18,6 +18,7 @@ from napari_vox3d.formats.compression import (
     open_bytes,
     plain_name,
 )
+from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ PATTERNS = [
 
 _DENSITIES = ("superposed atomic density", "spin density", "electron density")
 _NOT_PERIODIC = "not periodic"
+_LINE = 480  # characters of a comment that other programs have room for
 _OTHER_DENSITIES = re.compile(r"energy|kinetic|current|gradient|laplacian|states|matrix")
 
 
@@ -64,7 +66,7 @@ def read(path: str | Path) -> list[Volume]:
     path = Path(path)
     with open_bytes(path) as file:
         text = io.StringIO(file.read().decode("ascii", "replace"))
-    comment = " ".join(text.readline().strip() for _ in range(2))
+    comment, run = split_text(" ".join(text.readline().strip() for _ in range(2)))
     text.seek(0)
     try:
         cube = read_cube(text)
@@ -94,7 +96,7 @@ def read(path: str | Path) -> list[Volume]:
                 atoms=atoms.copy(),
                 name=" ".join(filter(None, (formula, plain_name(path), label))),
                 source=str(path),
-                metadata={"cube": {"comment": comment}},
+                metadata={"cube": {"comment": comment}, **run},
             )
         )
     return volumes
@@ -118,7 +120,7 @@ def write(path: str | Path, volume: Volume) -> None:
     """Write a volume as a cube file; the values have seven digits.
 
     Densities in e/Å³ are written in e/bohr³; everything else as it is. The comment names the
-    quantity, so that `read` knows it again.
+    quantity, so that `read` knows it again, and the run that made the values.
 
     Raises
     ------
@@ -145,6 +147,7 @@ def write(path: str | Path, volume: Volume) -> None:
         comment += f" in {volume.unit}"
     if not volume.periodic:
         comment += f", {_NOT_PERIODIC}"
+    comment = f"{comment} {as_text(volume.metadata, most=_LINE)}"
     # ASE writes the numbers with numpy.tofile, which wants a real, uncompressed file.
     with tempfile.TemporaryFile("w+", encoding="utf-8") as plain:
         write_cube(plain, atoms, values, volume.origin[::-1], comment)

@@ -27,6 +27,7 @@ from napari_vox3d.formats.compression import (
     open_bytes,
     plain_name,
 )
+from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
 SUFFIXES = (".mrc", ".mrcs", ".map", ".rec", ".st", ".ali", ".ccp4")
@@ -40,6 +41,7 @@ _IMOD_STAMP = 1146047817
 _MODES = {"?": 0, "b": 0, "h": 1, "B": 6, "H": 6, "e": 12, "F": 4, "D": 4}  # others: float32
 _LARGEST_INTEGER = 1 << 24  # that float32 holds along with all smaller ones
 _CHUNK_BYTES = 1 << 24
+_LABEL, _LABELS = 80, 10  # bytes of a label, and how many there are
 
 
 def read(path: str | Path) -> list[Volume]:
@@ -58,7 +60,8 @@ def read(path: str | Path) -> list[Volume]:
     -------
     list of Volume
         One, or the members of a volume stack (space group 401 to 630). `Volume.metadata["mrc"]`
-        keeps what the header says beyond the geometry.
+        keeps what the header says beyond the geometry; the labels may tell of a run, see
+        `napari_vox3d.Run`.
 
     Raises
     ------
@@ -90,6 +93,7 @@ def read(path: str | Path) -> list[Volume]:
         "origin": tuple(_xyz(header["origin"])[::-1].tolist()),
         "labels": [_text(label) for label in header["label"] if _text(label)],
     }
+    _, run = split_text(header["label"].tobytes().decode("ascii", "replace"))
     name = plain_name(path).split(".")[0] or plain_name(path)
     members = _members(path, header, stored)
     return [
@@ -100,7 +104,7 @@ def read(path: str | Path) -> list[Volume]:
             calibrated=calibrated,
             name=name if len(members) == 1 else f"{name} {number}",
             source=str(path),
-            metadata={"mrc": metadata},
+            metadata={"mrc": metadata, **run},
         )
         for number, values in enumerate(members, 1)
     ]
@@ -125,6 +129,11 @@ def write(path: str | Path, volume: Volume) -> None:
     FormatError
         If the cell of the volume is not orthogonal, integers are too large, or the file cannot
         be written.
+
+    Warns
+    -----
+    UserWarning
+        If float64, complex128 or integers of 32 bits and more lose digits.
     """
     path = Path(path)
     if not volume.is_orthogonal:
@@ -314,8 +323,14 @@ def _members(path: Path, header: NDArray[np.void], stored: NDArray[Any]) -> list
 
 def _write_plain(path: Path, file: IO[bytes], volume: Volume) -> None:
     header = np.zeros((), HEADER_DTYPE.newbyteorder("<"))
-    kind = np.dtype(volume.values.dtype).char
-    mode = _MODES.get(kind, 2)
+    dtype = np.dtype(volume.values.dtype)
+    mode = _MODES.get(dtype.char, 2)
+    if dtype.itemsize > np.dtype(_DTYPES[mode]).itemsize:
+        warnings.warn(
+            f"{path.name}: {dtype.name} becomes {np.dtype(_DTYPES[mode]).name}, the widest numbers "
+            "of their kind that MRC holds.",
+            stacklevel=4,
+        )
     depth, height, width = volume.shape
     header["nx"], header["ny"], header["nz"] = width, height, depth
     header["mx"], header["my"], header["mz"] = width, height, depth
@@ -326,11 +341,14 @@ def _write_plain(path: Path, file: IO[bytes], volume: Volume) -> None:
     header["ispg"], header["nversion"] = 1, 20141
     header["origin"] = tuple(volume.origin[::-1])
     header["map"], header["machst"] = b"MAP ", (0x44, 0x44, 0, 0)
-    header["nlabl"] = 1
-    header["label"][0] = f"napari-vox3d: {volume.quantity}".encode("ascii", "replace")
+    about = as_text(volume.metadata, most=_LABEL * (_LABELS - 1))
+    labels = [f"napari-vox3d: {volume.quantity}".encode("ascii", "replace")]
+    labels += [about[n : n + _LABEL].encode() for n in range(0, len(about), _LABEL)]
+    header["nlabl"] = len(labels)
+    header["label"][: len(labels)] = labels
     file.write(header.tobytes())
     statistics = _Statistics()
-    for slab in _slabs(path, volume.values, np.dtype(_DTYPES[mode]).newbyteorder("<")):
+    for slab in _slabs(path, volume, np.dtype(_DTYPES[mode]).newbyteorder("<")):
         statistics.add(slab)
         file.write(slab.data)
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = statistics.result()
@@ -338,11 +356,10 @@ def _write_plain(path: Path, file: IO[bytes], volume: Volume) -> None:
     file.write(header.tobytes())
 
 
-def _slabs(path: Path, values: Any, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Contiguous pieces of about 16 MB along z, so that a mapped or dask array is never whole."""
-    thickness = max(1, _CHUNK_BYTES // (dtype.itemsize * values.shape[1] * values.shape[2] or 1))
-    for start in range(0, values.shape[0], thickness):
-        slab = np.asarray(values[start : start + thickness])
+def _slabs(path: Path, volume: Volume, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
+    """Contiguous pieces along z, so that a mapped, dask or zarr array is never whole."""
+    for part in volume.slabs():
+        slab = np.asarray(volume.values[part])
         rounded = slab.dtype.kind in "iu" and dtype.kind == "f" and slab.size
         if rounded and max(-int(slab.min()), int(slab.max())) > _LARGEST_INTEGER:
             raise FormatError(

@@ -145,7 +145,9 @@ def element_symbol(name: str) -> str:
     return symbol if symbol in atomic_numbers else "X"
 
 
-def format_poscar(atoms: Atoms, lattice: NDArray[np.float64], comment: str = "") -> str:
+def format_poscar(
+    atoms: Atoms, lattice: NDArray[np.float64], comment: str = "", about: str = ""
+) -> str:
     """Write a structure block: scale 1, direct positions, all digits of a double.
 
     Parameters
@@ -155,7 +157,9 @@ def format_poscar(atoms: Atoms, lattice: NDArray[np.float64], comment: str = "")
     lattice
         (3, 3) Å: rows a, b, c in Cartesian x, y, z.
     comment
-        First line; the formula if empty.
+        First line, of which 40 characters are kept; the formula if empty.
+    about
+        More to say in the first line, kept whole.
     """
     runs: list[tuple[str, int]] = []
     for symbol in atoms.get_chemical_symbols():
@@ -165,7 +169,7 @@ def format_poscar(atoms: Atoms, lattice: NDArray[np.float64], comment: str = "")
             runs.append((symbol, 1))
     direct = atoms.get_positions() @ np.linalg.inv(lattice)
     rows = [
-        (comment or atoms.get_chemical_formula()).replace("\n", " ")[:40],
+        f"{(comment or atoms.get_chemical_formula())[:40]} {about}".replace("\n", " ").rstrip(),
         "   1.00000000000000",
         *("".join(f"{x:22.16f}" for x in row) for row in lattice),
         "".join(f" {symbol:>5}" for symbol, _ in runs),

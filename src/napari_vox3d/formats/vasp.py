@@ -28,6 +28,7 @@ from napari_vox3d.formats.compression import (
 )
 from napari_vox3d.formats.poscar import Lines, format_poscar, parse_poscar
 from napari_vox3d.formats.vasp_numbers import BadNumberError, Text, format_numbers, read_numbers
+from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class Kind:
         return {1: ("",), 2: self.two, 4: ("total", "mx", "my", "mz")}[channels]
 
 
+_LINE = 480  # characters of a comment that other programs have room for
 _TOTAL, _SPINS = ("total", "difference"), ("up", "down")
 _ELF = Kind("ELFCAR", "elf", "", False, 10, 5, _SPINS)
 POTENTIAL = Kind("LOCPOT", "potential", "eV", False, 5, 11, _SPINS)
@@ -211,7 +213,7 @@ def _volumes(
         )
     if images:
         warnings.warn(f"{path}: holds several images; the first one was read.", stacklevel=4)
-    comment = atoms.info.pop("comment")
+    comment, run = split_text(atoms.info.pop("comment"))
     lattice = atoms.cell.array
     cell_volume = abs(np.linalg.det(lattice))
     formula = atoms.get_chemical_formula()
@@ -233,7 +235,7 @@ def _volumes(
                 atoms=atoms.copy(),
                 name=" ".join(filter(None, (formula, _label(path, kind), channel))),
                 source=str(path),
-                metadata={"vasp": kept, "not numbers": bad} if bad else {"vasp": kept},
+                metadata={"vasp": kept, **({"not numbers": bad} if bad else {}), **run},
             )
         )
     return volumes
@@ -249,7 +251,8 @@ def write(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
     """Write one volume, or the spin channels of one crystal, as VASP does.
 
     Values are written with the digits of the format: 11 for densities and potentials, 5 for the
-    ELF. Augmentation occupancies and moments that came with the volumes follow their blocks.
+    ELF. Augmentation occupancies and moments that came with the volumes follow their blocks. The
+    first line names the run that made the first volume.
 
     Parameters
     ----------
@@ -273,10 +276,11 @@ def write(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
     atoms = first.atoms.copy()  # type: ignore[union-attr]
     atoms.positions -= first.origin[::-1]
     comment = first.metadata.get("vasp", {}).get("comment", "")
+    about = as_text(first.metadata, most=_LINE)
     factor = first.volume if kind.times_volume else 1.0
     grid = "".join(f"{n:5d}" for n in first.shape[::-1]).encode() + b"\n"
     with write_aside(path) as aside, create_bytes(aside, path.name) as file:
-        file.write(format_poscar(atoms, lattice, comment).encode() + b" \n")
+        file.write(format_poscar(atoms, lattice, comment, about).encode() + b" \n")
         for part in volumes:
             values = np.asarray(part.values, np.float64).ravel() * factor
             file.write(grid)

@@ -25,6 +25,7 @@ from napari_vox3d.formats.compression import (
     plain_name,
 )
 from napari_vox3d.formats.vasp_numbers import BadNumberError, format_numbers, read_numbers
+from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ _PERIODICITY = {"3": "CRYSTAL", "2": "SLAB", "1": "POLYMER", "0": ""}
 _UNITS = {"electron density": "e/Å³", "superposed atomic density": "e/Å³", "spin density": "e/Å³",
           "elf": "", "potential": "eV"}  # fmt: skip
 _COLUMNS, _DIGITS = 5, 11
+_LINE = 480  # characters of a comment that other programs have room for
 
 
 def holds_grid(path: Path) -> bool:
@@ -84,6 +86,8 @@ def read(path: str | Path) -> list[Volume]:
     if len(starts) == 1:
         raise FormatError(path, "holds a structure without a grid of three dimensions")
     atoms = _structure(path, text[: starts[0]])
+    first_line = text[: text.find(b"\n")].decode("ascii", "replace")
+    _, run = split_text(first_line)
     volumes = []
     for first, last in pairwise(starts):
         comment = _BLOCK.match(text, first)[1].decode("ascii", "replace").strip()  # type: ignore[index]
@@ -92,6 +96,7 @@ def read(path: str | Path) -> list[Volume]:
                 continue
             label = match[1].decode("ascii", "replace")
             volumes.append(_volume(path, text, match.end(), atoms, comment, label))
+            volumes[-1].metadata.update(run)
     if not volumes:
         raise FormatError(path, "announces grids and ends before the first one")
     return volumes
@@ -119,7 +124,8 @@ def write(path: str | Path, volume: Volume) -> None:
     """Write a volume as an XSF file; the values have eleven digits.
 
     A periodic volume becomes a crystal and its first planes are repeated at the end, as the
-    format wants it. The comment of the block names quantity and unit.
+    format wants it. The comment of the block names quantity and unit; one in the first line the
+    run that made the values.
 
     Parameters
     ----------
@@ -163,7 +169,10 @@ def write(path: str | Path, volume: Volume) -> None:
         numbers = format_numbers(values.ravel(), _COLUMNS, _DIGITS)
     except ValueError as error:
         raise FormatError(path, str(error)) from None
+    about = as_text(volume.metadata, most=_LINE)
     with write_aside(path) as aside, create_bytes(aside, path.name) as file:
+        if about:
+            file.write(f"# {about}\n".encode())
         file.write(_format_structure(volume).encode())
         file.write(("\n".join(grid) + "\n").encode())
         file.write(numbers)
