@@ -23,7 +23,9 @@ _HOMES = {
     "read_volumes": "formats",
     "write_volume": "formats",
     "read_picks": "formats",
+    "read_pick_collection": "formats",
     "write_picks": "formats",
+    "write_pick_collection": "formats",
     "superpose_atoms": "density",
     "predict_elf": "inference.elf",
     "score_particles": "inference.picking",
@@ -44,9 +46,11 @@ if TYPE_CHECKING:
     from napari_vox3d.density import superpose_atoms
     from napari_vox3d.errors import Vox3dError
     from napari_vox3d.formats import (
+        read_pick_collection,
         read_picks,
         read_volume,
         read_volumes,
+        write_pick_collection,
         write_picks,
         write_volume,
     )

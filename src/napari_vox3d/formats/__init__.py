@@ -9,7 +9,7 @@ from __future__ import annotations
 import lzma
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from importlib import import_module
@@ -36,20 +36,22 @@ __all__ = [
     "PickFormat",
     "kind_of",
     "read_atoms",
+    "read_pick_collection",
     "read_picks",
     "read_volume",
     "read_volumes",
     "write_aside",
+    "write_pick_collection",
     "write_picks",
     "write_volume",
 ]
 
 # Order matters: CHGCAR.cube is a cube file, and CHGCAR.mrc is an MRC file.
-_GRID_FORMATS = ("mrc", "cube", "xsf", "vasp_h5", "vasp")
+_GRID_FORMATS = ("mrc", "tiff", "ome_zarr", "cube", "xsf", "vasp_h5", "vasp")
 # Names that both structures and grids bear.
 _OF_TWO_KINDS = ["*.vasp", "*.vasp.*", "*.xsf", "*.xsf.*", "*.h5", "*.h5.*"]
 _VOLUME_NAMES = (
-    ".mrc .mrcs .map .rec .st .ali .ccp4; "
+    ".mrc .mrcs .map .rec .st .ali .ccp4; .tif .ome.tif; "
     "CHGCAR* CHG* AECCAR* PARCHG* ELFCAR* LOCPOT* *.vasp; .cube; .xsf"
 )
 
@@ -76,13 +78,14 @@ def read_volumes(path: str | Path) -> list[Volume]:
     path
         MRC (.mrc .mrcs .map .rec .st .ali .ccp4), VASP (CHGCAR, CHG, AECCAR, PARCHG, ELFCAR,
         LOCPOT, .vasp, vaspwave.h5, vaspout.h5), Gaussian cube or XCrySDen .xsf, plain or
-        compressed.
+        compressed; TIFF (.tif), or the folder of an OME-Zarr image.
 
     Returns
     -------
     list of Volume
-        One per grid: the members of a volume stack, the spin channels of a VASP file.
-        Uncompressed MRC files are memory-mapped, not read.
+        One per grid: the members of a volume stack, the spin channels of a VASP file, the
+        channels of a TIFF or OME-Zarr. Uncompressed MRC and TIFF files are memory-mapped and
+        OME-Zarr is read chunk by chunk; neither is loaded.
 
     Raises
     ------
@@ -187,6 +190,81 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
     return [path, *(more or [])]
 
 
+def read_pick_collection(path: str | Path, format: str | None = None) -> list[Picks]:
+    """Read the picks of every tomogram that a file holds.
+
+    Parameters
+    ----------
+    path, format
+        As for `read_picks`. A file of a format that holds one tomogram is a collection of one.
+
+    Returns
+    -------
+    list of Picks
+        One for each tomogram, in the order of the file, with its name in `Picks.tomogram`; none
+        if the file holds no picks.
+
+    Raises
+    ------
+    FormatError
+        If the file is missing, damaged or of another kind, or gives positions in voxels and does
+        not tell the voxel size.
+    """
+    path = _readable(path)
+    with _clear_errors(path):
+        known = _known_pick_format(
+            path, format or _pick_format_of(path), "is not a known pick file"
+        )
+        module = _module(known.module)
+        if known.several_tomograms:
+            return module.read_collection(path)
+        return [module.read(path, None)]
+
+
+def write_pick_collection(
+    path: str | Path, collection: Sequence[Picks], format: str | None = None
+) -> list[Path]:
+    """Write picks of several tomograms into one file.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    collection
+        Picks of one tomogram each, which bear its name. Parts of one name go together.
+    format
+        As for `write_picks`; one whose `PickFormat.several_tomograms` holds, unless there is one
+        tomogram only.
+
+    Returns
+    -------
+    list of Path
+        The files written.
+
+    Raises
+    ------
+    FormatError
+        If the format holds one tomogram only, the tomograms have no names, or as `write_picks`.
+    """
+    path = Path(path)
+    if len(collection) == 1:
+        return write_picks(path, collection[0], format)
+    known = _known_pick_format(
+        path, format or pick_format_by_name(path), "is not the name of a pick file"
+    )
+    if not known.several_tomograms:
+        able = ", ".join(key for key, other in PICK_FORMATS.items() if other.several_tomograms)
+        raise FormatError(
+            path,
+            f"holds picks of one tomogram, and there are {len(collection)}",
+            hint=f"Formats for several: {able}.",
+        )
+    if not all(picks.tomogram for picks in collection):
+        raise FormatError(path, "cannot tell the tomograms apart, because not all have a name")
+    more = _module(known.module).write_collection(path, collection, **known.options)
+    return [path, *(more or [])]
+
+
 def read_atoms(path: str | Path) -> Atoms:
     """Read a crystal or molecule from a structure file or from a volume file that carries one.
 
@@ -207,7 +285,7 @@ def read_atoms(path: str | Path) -> Atoms:
     """
     path = _readable(path)
     file_format = _format_of(path)
-    if file_format == "mrc" or file_format in PICK_FORMATS:
+    if file_format in ("mrc", "tiff", "ome_zarr") or file_format in PICK_FORMATS:
         raise FormatError(path, "holds no atoms", hint="Give a POSCAR, a CIF or a VASP volume.")
     with _clear_errors(path):
         return _module("structures").read_atoms(path)
@@ -235,6 +313,8 @@ def _module(name: str) -> Any:
 
 def _format_of(path: Path) -> str:
     """Format of an existing file: a grid format, ``"structures"``, or a pick format."""
+    if path.is_dir():
+        return "ome_zarr"
     picks = _pick_format_of(path)
     if picks is not None:
         return picks
@@ -249,8 +329,8 @@ def _format_of(path: Path) -> str:
         raise FormatError(
             path,
             "is of no known kind",
-            hint=f"Known: {_VOLUME_NAMES}; vaspwave.h5, vaspout.h5; picks {names_of_pick_files()}; "
-            "POSCAR, CONTCAR and .cif.",
+            hint=f"Known: {_VOLUME_NAMES}; .zarr; vaspwave.h5, vaspout.h5; picks "
+            f"{names_of_pick_files()}; POSCAR, CONTCAR and .cif.",
         )
     return found
 
@@ -268,11 +348,13 @@ def _matches(path: Path, patterns: list[str]) -> bool:
 
 
 def _readable(path: str | Path) -> Path:
-    """Return the path if there is a file with content that may be read."""
+    """Return the path if there is a file, or a zarr folder, with content that may be read."""
     path = Path(path)
     try:
         if path.is_dir():
-            raise FormatError(path, "is a folder", hint="Give a file.")
+            if _module("ome_zarr").is_zarr(path):
+                return path
+            raise FormatError(path, "is a folder", hint="Give a file or an OME-Zarr folder.")
         if not path.exists():
             raise FormatError(path, "does not exist")
         empty = path.stat().st_size == 0

@@ -10,6 +10,7 @@ https://wiki.dynamo.biozentrum.unibas.ch/w/index.php/Table_convention and ``Volu
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
+    name_in,
     rows_of_tomogram,
     series_name,
     voxel_size_for_writing,
@@ -61,18 +63,43 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         none bears the name of `volume`.
     """
     path = Path(path)
-    table = _read_table(path)
-    names = _names_of_tomograms(path)
-    tomograms = [names.get(number, str(number)) for number in table[:, _TOMOGRAM].astype(int)]
-    hint = "" if names else (
+    table, tomograms = _read_table(path), _names_of_tomograms(path)
+    numbers = table[:, _TOMOGRAM].astype(int)
+    hint = "" if tomograms else (
         f"Lay a table map ('1 {volume.name if volume else 'TS_01.mrc'}' a line) "
         f"beside it as {path.with_suffix('.doc').name}."
     )  # fmt: skip
-    table = table[rows_of_tomogram(path, tomograms, volume, hint)]
+    names = [tomograms.get(number, str(number)) for number in numbers]
+    return _picks(path, table[rows_of_tomogram(path, names, volume, hint)], tomograms, volume)
+
+
+def read_collection(path: str | Path) -> list[Picks]:
+    """Read the picks of every tomogram of a table; one that has no name goes by its number.
+
+    Raises
+    ------
+    FormatError
+        If this is no table, or it does not state the voxel size.
+    """
+    path = Path(path)
+    table, tomograms = _read_table(path), _names_of_tomograms(path)
+    numbers = table[:, _TOMOGRAM].astype(int)
+    several = len(set(numbers.tolist())) > 1
+    names = {int(number): str(number) for number in numbers} if several else {}
+    return [
+        _picks(path, table[numbers == number], names | tomograms, None)
+        for number in dict.fromkeys(numbers.tolist())
+    ]
+
+
+def _picks(
+    path: Path, table: NDArray[np.float64], tomograms: dict[int, str], volume: Volume | None
+) -> Picks:
+    """Picks of rows that are all of one tomogram."""
     number = int(table[0, _TOMOGRAM]) if len(table) else 0
     stated = table[0, _PIXEL_SIZE] if len(table) and table.shape[1] > _PIXEL_SIZE else None
     voxel_size = voxel_size_of_file(path, stated, volume)
-    frame = {"tomogram": series_name(names.get(number, "")), "voxel_size": voxel_size}
+    frame = {"tomogram": series_name(tomograms.get(number, "")), "voxel_size": voxel_size}
     classes, scores = table[:, _CLASS].astype(int), table[:, _SCORE]
     return Picks(
         (table[:, _POSITION] + table[:, _SHIFTS] - _FIRST)[:, ::-1] * voxel_size,
@@ -104,27 +131,52 @@ def write(path: str | Path, picks: Picks) -> list[Path]:
     UserWarning
         If class names became numbers.
     """
+    return write_collection(path, [picks])
+
+
+def write_collection(path: str | Path, collection: Sequence[Picks]) -> list[Path]:
+    """Write picks of several tomograms as one table with its map; see `write`.
+
+    Classes of the same name get the same number, particles one tag each.
+
+    Raises
+    ------
+    FormatError
+        As `write`.
+    """
     path = Path(path)
+    named = any(picks.tomogram for picks in collection)
+    entries = _read_map(path.with_suffix(".doc")) if named else {}
+    classes = _class_numbers(path, [label for picks in collection for label in picks.classes])
+    parts = []
+    for picks in collection:
+        number = _number_of(picks.tomogram, entries)
+        if picks.tomogram:
+            entries.setdefault(number, picks.tomogram)
+        parts.append(_rows(path, picks, number, classes))
+    table = np.concatenate(parts)
+    table[:, _TAG] = np.arange(1, len(table) + 1)
+    with write_aside(path) as aside:
+        np.savetxt(aside, table, fmt="%.10g")
+    if not named:
+        return []
+    with write_aside(path.with_suffix(".doc")) as aside:
+        aside.write_text("".join(f"{n} {name}\n" for n, name in sorted(entries.items())))
+    return [path.with_suffix(".doc")]
+
+
+def _rows(path: Path, picks: Picks, number: int, classes: dict[str, int]) -> NDArray[np.float64]:
+    """(N, columns) picks of the tomogram of that number."""
     voxel_size = voxel_size_for_writing(path, picks)
-    names = _read_map(path.with_suffix(".doc")) if picks.tomogram else {}
-    number = _number_of(picks.tomogram, names)
     table = np.zeros((len(picks), _COLUMNS))
-    table[:, _TAG] = np.arange(1, len(picks) + 1)
     table[:, [_ALIGNED, _AVERAGED]] = 1
     table[:, _ANGLES] = orientations.to_euler(picks, orientations.DYNAMO)
     table[:, _SCORE] = np.nan_to_num(np.asarray(picks.scores))
     table[:, _TOMOGRAM] = number
-    table[:, _CLASS] = _class_numbers(path, picks)
+    table[:, _CLASS] = [classes[label] for label in picks.labels]
     table[:, _POSITION] = (picks.positions / voxel_size)[:, ::-1] + _FIRST
     table[:, _PIXEL_SIZE] = voxel_size[-1]
-    with write_aside(path) as aside:
-        np.savetxt(aside, table, fmt="%.10g")
-    if not picks.tomogram:
-        return []
-    with write_aside(path.with_suffix(".doc")) as aside:
-        entries = {number: picks.tomogram, **names}
-        aside.write_text("".join(f"{n} {name}\n" for n, name in sorted(entries.items())))
-    return [path.with_suffix(".doc")]
+    return table
 
 
 def _read_table(path: Path) -> NDArray[np.float64]:
@@ -194,23 +246,22 @@ def _read_volume_list(path: Path) -> dict[int, str]:
 
 def _number_of(tomogram: str, names: dict[int, str]) -> int:
     """Number of a tomogram in a map, or the one that follows the largest."""
-    for number, name in names.items():
-        if series_name(name) == series_name(tomogram):
-            return number
-    return max(names, default=0) + 1
+    known = name_in(names.values(), tomogram)
+    return next((n for n, name in names.items() if name == known), max(names, default=0) + 1)
 
 
-def _class_numbers(path: Path, picks: Picks) -> NDArray[np.int64]:
-    """(N,) numbers of the classes: their names if these are numbers, else 1, 2 and so on."""
-    if all(label.isdigit() for label in picks.classes):
-        return picks.labels.astype(int)
-    if picks.classes == [UNNAMED_CLASS]:
-        return np.zeros(len(picks), int)
-    numbers = {label: number for number, label in enumerate(picks.classes, 1)}
+def _class_numbers(path: Path, labels: list[str]) -> dict[str, int]:
+    """Number of each class: its name if all of them are numbers, else 1, 2 and so on."""
+    labels = list(dict.fromkeys(labels))
+    if all(label.isdigit() for label in labels):
+        return {label: int(label) for label in labels}
+    if labels == [UNNAMED_CLASS]:
+        return {UNNAMED_CLASS: 0}
+    numbers = {label: number for number, label in enumerate(labels, 1)}
     warnings.warn(
         f"{path.name} numbers its classes: "
         + ", ".join(f"{number} is {label}" for label, number in numbers.items())
         + ".",
         stacklevel=4,
     )
-    return np.array([numbers[label] for label in picks.labels])
+    return numbers

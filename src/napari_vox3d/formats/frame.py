@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import warnings
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -103,9 +105,40 @@ def voxel_size_of_file(
     return size
 
 
+# What programs add to the name of a tilt series when they name its tomograms.
+_PROCESSING = re.compile(
+    r"([_.-]("
+    r"rec|full|half\d|odd|even|\d+(\.\d+)?Apx|bin\d+|b\d+|wbp|sirt|sart|ctf|dose|filt|filtered"
+    r"|deconv|denoised|corrected|isonet|cryocare|mrc|mrcs|rec|st|ali|map|tomostar|zarr|em|hdf"
+    r"))+$",
+    re.IGNORECASE,
+)
+
+
 def series_name(name: str) -> str:
-    """Name of a tilt series from that of its tomogram: ``rec_TS_01.mrc`` gives ``TS_01``."""
-    return Path(name).name.split(".")[0].removeprefix("rec_")
+    """Name of a tilt series from that of its tomogram.
+
+    ``rec_TS_01.mrc``, ``TS_01_10.00Apx.mrc`` and ``TS_01_bin4_denoised.rec`` give ``TS_01``.
+    """
+    return _PROCESSING.sub("", re.split(r"[\\/]", name)[-1].removeprefix("rec_"))
+
+
+def series_names(tomograms: Sequence[str]) -> list[str]:
+    """Names of the tilt series of several tomograms; their own names where those are alike."""
+    names = [series_name(tomogram) for tomogram in tomograms]
+    return names if len(set(names)) == len(set(tomograms)) else list(tomograms)
+
+
+def name_in(names: Iterable[str], tomogram: str) -> str | None:
+    """Find the one of the names of a file that means a tomogram, or None.
+
+    Either it is the same, or it is of the same tilt series and no other is.
+    """
+    known = list(dict.fromkeys(names))
+    if tomogram in known:
+        return tomogram
+    alike = [name for name in known if series_name(name) == series_name(tomogram)]
+    return alike[0] if len(alike) == 1 else None
 
 
 def rows_of_tomogram(
@@ -121,14 +154,13 @@ def rows_of_tomogram(
     names = list(dict.fromkeys(tomograms))
     if len(names) < 2:
         return np.ones(len(tomograms), bool)
-    own = [] if volume is None else [n for n in names if n == volume.name]
-    if not own and volume is not None:
-        own = [name for name in names if series_name(name) == series_name(volume.name)]
-    if len(own) != 1:
+    own = None if volume is None else name_in(names, volume.name)
+    if own is None:
+        more = ", …" if len(names) > 5 else ""
         raise FormatError(
             path,
-            f"holds picks of {len(names)} tomograms ({', '.join(names[:5])})"
+            f"holds picks of {len(names)} tomograms ({', '.join(names[:5])}{more})"
             + ("" if volume is None else f", none of them {volume.name!r}"),
             hint=hint or "Read it together with a tomogram of one of these names.",
         )
-    return np.array(tomograms) == own[0]
+    return np.array(tomograms) == own

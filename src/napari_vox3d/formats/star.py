@@ -10,6 +10,7 @@ tomogram. RELION has no class names and no radii; these files carry them in the 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +21,9 @@ from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
+    name_in,
     rows_of_tomogram,
-    series_name,
+    series_names,
     voxel_size_for_reading,
     voxel_size_for_writing,
 )
@@ -30,7 +32,7 @@ from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-    from pandas import DataFrame
+    from pandas import DataFrame, Series
     from scipy.spatial.transform import Rotation
 
     from napari_vox3d.volume import Volume
@@ -43,6 +45,7 @@ _ANGLES = [f"rlnAngle{name}" for name in ("Rot", "Tilt", "Psi")]
 _FRAME_ANGLES = [f"rlnTomoSubtomogram{name}" for name in ("Rot", "Tilt", "Psi")]
 _PIXEL_SIZE = "rlnTomoTiltSeriesPixelSize"
 _BINNING = "rlnTomoTomogramBinning"
+_GROUP = "rlnOpticsGroup"
 _TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
 
@@ -67,11 +70,41 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         and none bears the name of `volume`.
     """
     path = Path(path)
-    blocks = read_project(path)
-    particles = _particles(path, blocks)
-    particles, tomogram = _of_tomogram(path, particles, volume)
-    pixel_size = _pixel_size(blocks, tomogram)
-    frame = frame_of(volume) or _frame_in_file(blocks, tomogram, pixel_size)
+    particles, blocks = _particles(path)
+    names = _names_of_tomograms(particles)
+    if names is not None:
+        particles = particles[rows_of_tomogram(path, names.tolist(), volume)]
+    return _picks(path, blocks, particles, volume)
+
+
+def read_collection(path: str | Path) -> list[Picks]:
+    """Read the picks of every tomogram of a STAR file, in order of first appearance.
+
+    Raises
+    ------
+    FormatError
+        As `read` without a tomogram.
+    """
+    path = Path(path)
+    particles, blocks = _particles(path)
+    names = _names_of_tomograms(particles)
+    if names is None:
+        return [_picks(path, blocks, particles, None)]
+    return [_picks(path, blocks, rows, None) for _, rows in particles.groupby(names, sort=False)]
+
+
+def _picks(
+    path: Path, blocks: dict[str, DataFrame], particles: DataFrame, volume: Volume | None
+) -> Picks:
+    """Picks of rows that are all of one tomogram."""
+    names = _names_of_tomograms(particles)
+    tomogram = "" if names is None or names.empty else str(names.iloc[0])
+    blocks = {
+        "own": particles,
+        **{name: _rows_about(block, particles, tomogram) for name, block in blocks.items()},
+    }
+    pixel_size = _pixel_size(blocks)
+    frame = frame_of(volume) or _frame_in_file(blocks, pixel_size)
     if _CENTRED[0] in particles:
         if "shape" not in frame:
             raise FormatError(
@@ -79,13 +112,13 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
                 "gives positions relative to the centre of a tomogram whose size is unknown",
                 hint="Read it together with its tomogram.",
             )
-        known = _sizes(blocks, tomogram)
+        known = _sizes(blocks)
         size, unit = _whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)
         positions = _columns(path, particles, _CENTRED) + (size / 2 - 1) * unit
     else:
-        names = next(names for names in _INDEXED if names[0] in particles)
+        columns = next(names for names in _INDEXED if names[0] in particles)
         voxel_size = pixel_size or voxel_size_for_reading(path, volume)
-        positions = _columns(path, particles, names) * voxel_size
+        positions = _columns(path, particles, columns) * voxel_size
     if _SHIFTS[0] in particles:
         positions -= _shifts(path, particles)
     score = next((name for name in _SCORES if name in particles), None)
@@ -95,8 +128,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         np.array(UNNAMED_CLASS if label is None else particles[label].astype(str), str),
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
-        _columns(path, particles, ["vox3dRadius"])[:, 0] if "vox3dRadius" in particles else None,
-        metadata=_metadata(pixel_size, _sizes(blocks, tomogram)),
+        _radii(path, particles),
+        metadata=_metadata(pixel_size, _sizes(blocks)),
         **{**frame, "tomogram": tomogram or frame.get("tomogram", "")},
     )
 
@@ -123,18 +156,54 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
         If the picks do not carry the voxel size, or for RELION 5 the shape, of their tomogram,
         or the file cannot be written.
     """
+    write_collection(path, [picks], centred=centred)
+
+
+def write_collection(
+    path: str | Path, collection: Sequence[Picks], *, centred: bool = True
+) -> None:
+    """Write picks of several tomograms for RELION; see `write`.
+
+    Raises
+    ------
+    FormatError
+        As `write`.
+    """
     import pandas as pd
     import starfile
 
     path = Path(path)
+    project = tomograms_beside(path)
+    names = series_names([picks.tomogram or "tomogram" for picks in collection])
+    tables = [
+        pd.DataFrame(_columns_of(path, picks, name, project, centred))
+        for picks, name in zip(collection, names, strict=True)
+    ]
+    table = pd.concat(tables, ignore_index=True)
+    present = [name for name in _ANGLES if name in table]
+    table[present] = table[present].fillna(0.0)  # no angle is unknown to RELION
+    # One block and no optics: RELION makes a complete optics block from its own tomograms.
+    blocks = {"particles": table}
+    with write_aside(path) as aside:
+        starfile.write(blocks, aside, float_format="%.6f", na_rep="nan", overwrite=True)
+
+
+def _columns_of(
+    path: Path, picks: Picks, tomogram: str, project: dict[str, DataFrame], centred: bool
+) -> dict[str, Any]:
+    """Columns of the picks of one tomogram, which the project may know."""
     voxel_size = voxel_size_for_writing(path, picks)
-    tomogram = series_name(picks.tomogram) or "tomogram"
-    blocks = tomograms_beside(path)
-    known = _number(_PIXEL_SIZE, blocks, tomogram) or picks.metadata.get("tilt_series_pixel_size")
+    project = {
+        name: _rows_of(block, picks.tomogram)
+        for name, block in project.items()
+        if "rlnTomoName" in block
+    }
+    tomogram = next((str(b["rlnTomoName"].iloc[0]) for b in project.values() if len(b)), tomogram)
+    known = _number(_PIXEL_SIZE, project) or picks.metadata.get("tilt_series_pixel_size")
     isotropic = np.allclose(voxel_size, voxel_size[-1])
     pixel_size = known or (float(voxel_size[-1]) if isotropic else None)
-    # One block and no optics: RELION makes a complete optics block from its own tomograms.
-    table: dict[str, Any] = {"rlnTomoName": np.full(len(picks), tomogram)}
+    table: dict[str, Any] = {"rlnTomoName": np.full(len(picks), tomogram, dtype=object)}
+    stated = _sizes(project) or picks.metadata.get("tilt_series_size")
     if not centred:
         table |= _table(_INDEXED[0], picks.positions / (known or voxel_size))
     elif picks.shape is None:
@@ -143,14 +212,14 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
             "RELION 5 counts from the centre of the tomogram, whose size these picks lack",
             hint='Read the picks together with their tomogram, or write format "relion4".',
         )
-    else:
-        stated = _sizes(blocks, tomogram) or picks.metadata.get("tilt_series_size")
+    if picks.shape is not None:
         size, unit = _whole_size(picks.shape, voxel_size, pixel_size, stated)
-        table |= _table(_CENTRED, picks.positions - (size / 2 - 1) * unit)
+        if centred:
+            table |= _table(_CENTRED, picks.positions - (size / 2 - 1) * unit)
         table |= _table(_SIZES, np.tile(np.rint(size).astype(int), (len(picks), 1)))
-        table[_BINNING] = np.full(len(picks), voxel_size[-1] / unit)
     if pixel_size is not None:
         table[_PIXEL_SIZE] = np.full(len(picks), pixel_size)
+        table[_BINNING] = np.full(len(picks), voxel_size[-1] / pixel_size)
     if picks.angles is not None:
         table |= dict(zip(_ANGLES, picks.angles.T, strict=True))
     table["vox3dClass"] = picks.labels
@@ -158,9 +227,7 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
         table["vox3dRadius"] = picks.radii
     if not np.isnan(np.asarray(picks.scores)).all():
         table[_SCORES[0]] = picks.scores
-    blocks = {"particles": pd.DataFrame(table)}
-    with write_aside(path) as aside:
-        starfile.write(blocks, aside, float_format="%.6f", na_rep="nan", overwrite=True)
+    return table
 
 
 def _metadata(pixel_size: float | None, size: list[float] | None) -> dict[str, Any]:
@@ -169,12 +236,13 @@ def _metadata(pixel_size: float | None, size: list[float] | None) -> dict[str, A
     return {name: value for name, value in known.items() if value is not None}
 
 
-def _particles(path: Path, blocks: dict[str, DataFrame]) -> DataFrame:
-    """Return the block with particle positions."""
+def _particles(path: Path) -> tuple[DataFrame, dict[str, DataFrame]]:
+    """Return the block with particle positions, and all others that may say more of them."""
+    blocks = read_project(path)
     for names in (_CENTRED, *_INDEXED):
-        for block in blocks.values():
+        for title, block in blocks.items():
             if set(names) <= set(block.columns):
-                return block
+                return blocks.pop(title), blocks
     raise FormatError(
         path,
         "has no positions in three dimensions",
@@ -182,58 +250,63 @@ def _particles(path: Path, blocks: dict[str, DataFrame]) -> DataFrame:
     )
 
 
-def _of_tomogram(path: Path, particles: DataFrame, volume: Volume | None) -> tuple[DataFrame, str]:
-    """Rows of one tomogram, and its name in the file."""
+def _names_of_tomograms(particles: DataFrame) -> Series | None:
+    """Tomogram of each row, or None if the file does not say."""
     column = next((name for name in _TOMOGRAMS if name in particles), None)
-    if column is None or particles.empty:
-        return particles, ""
-    names = particles[column].astype(str)
-    own = rows_of_tomogram(path, names.tolist(), volume)
-    return particles[own], names[own].iloc[0]
+    return None if column is None else particles[column].astype(str)
 
 
-def _pixel_size(blocks: dict[str, DataFrame], tomogram: str) -> float | None:
+def _rows_about(block: DataFrame, particles: DataFrame, tomogram: str) -> DataFrame:
+    """Rows of a block that are about a tomogram: by its name, or by the group of its optics."""
+    if "rlnTomoName" in block:
+        return _rows_of(block, tomogram)
+    if _GROUP in block and _GROUP in particles:
+        return block[block[_GROUP].isin(particles[_GROUP])]
+    return block
+
+
+def _rows_of(block: DataFrame, tomogram: str) -> DataFrame:
+    names = block["rlnTomoName"].astype(str)
+    return block[names == name_in(names, tomogram)]
+
+
+def _pixel_size(blocks: dict[str, DataFrame]) -> float | None:
     """Å per voxel of the coordinates, by RELION's column or by the detector's.
 
     With a magnification the detector's size is in µm (RELION before 3.1, Warp); without it, PyTom
     means Å.
     """
-    size = _number(_PIXEL_SIZE, blocks, tomogram)
-    if size is None and (size := _number("rlnDetectorPixelSize", blocks, tomogram)) is not None:
-        magnification = _number("rlnMagnification", blocks, tomogram)
+    size = _number(_PIXEL_SIZE, blocks)
+    if size is None and (size := _number("rlnDetectorPixelSize", blocks)) is not None:
+        magnification = _number("rlnMagnification", blocks)
         size = size if magnification is None else size * 1e4 / magnification
     return size
 
 
-def _number(name: str, blocks: dict[str, DataFrame], tomogram: str) -> float | None:
-    """First value of a column in any block, of the tomogram's row where the block has names."""
+def _number(name: str, blocks: dict[str, DataFrame]) -> float | None:
+    """First value of a column in any block."""
     for block in blocks.values():
-        if name in block and len(block):
-            rows = block
-            if "rlnTomoName" in block:
-                rows = block[block["rlnTomoName"].astype(str) == tomogram]
-            if len(rows):
-                return float(rows[name].iloc[0])
+        if name in block:
+            values = block[name].dropna()
+            if len(values):
+                return float(values.iloc[0])
     return None
 
 
-def _frame_in_file(
-    blocks: dict[str, DataFrame], tomogram: str, pixel_size: float | None
-) -> dict[str, Any]:
+def _frame_in_file(blocks: dict[str, DataFrame], pixel_size: float | None) -> dict[str, Any]:
     """Shape and voxel size of the tomogram, if the file tells them."""
-    if pixel_size is None:
+    binning = _number(_BINNING, blocks)
+    if pixel_size is None or binning is None:
         return {}
-    binning = _number(_BINNING, blocks, tomogram)
-    sizes = _sizes(blocks, tomogram)
-    if binning is None or sizes is None:
-        return {}
-    shape = np.rint(np.array(sizes, float) / binning).astype(int)
-    return {"shape": tuple(shape.tolist()), "voxel_size": np.full(3, pixel_size * binning)}
+    frame: dict[str, Any] = {"voxel_size": np.full(3, pixel_size * binning)}
+    if (sizes := _sizes(blocks)) is not None:
+        frame["shape"] = tuple(np.rint(np.array(sizes) / binning).astype(int).tolist())
+    return frame
 
 
-def _sizes(blocks: dict[str, DataFrame], tomogram: str) -> list[float] | None:
+def _sizes(blocks: dict[str, DataFrame]) -> list[float] | None:
     """Sizes (z, y, x) of a tomogram in voxels of the tilt series, if a block has them."""
-    sizes = [_number(name, blocks, tomogram) for name in _SIZES]
+    sizes = [_number(name, blocks) for name in _SIZES]
     return None if None in sizes else [float(size) for size in sizes if size is not None]
 
 
@@ -267,6 +340,13 @@ def _columns(
     if not missing and not np.isfinite(values).all():
         raise FormatError(path, "lacks values", where=names[0])
     return values
+
+
+def _radii(path: Path, particles: DataFrame) -> NDArray[np.float64] | None:
+    if "vox3dRadius" not in particles:
+        return None
+    radii = _columns(path, particles, ["vox3dRadius"], missing=True)[:, 0]
+    return None if np.isnan(radii).any() else radii
 
 
 def _shifts(path: Path, particles: DataFrame) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ voxel columns are left out when the voxel size is unknown. The tables that napar
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,10 @@ _ANGSTROM = ("z_angstrom", "y_angstrom", "x_angstrom")
 _VOXELS = ("z_px", "y_px", "x_px")
 _NAPARI = ("axis-0", "axis-1", "axis-2")
 _ANGLES = ("rot", "tilt", "psi")
+_RADIUS = "radius_angstrom"
+_LINE = "line of the file"  # beside the columns
+
+_Row = dict[str, str]
 
 
 def read(path: str | Path, volume: Volume | None = None) -> Picks:
@@ -52,10 +57,39 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         and `volume` is None, or it holds several tomograms and none bears the name of `volume`.
     """
     path = Path(path)
+    rows, columns = _read_rows(path)
+    if "tomogram" in columns:
+        own = rows_of_tomogram(path, [row["tomogram"] or "" for row in rows], volume)
+        rows = [row for row, is_own in zip(rows, own, strict=True) if is_own]
+    return _picks(path, rows, columns, volume)
+
+
+def read_collection(path: str | Path) -> list[Picks]:
+    """Read the picks of every tomogram that the column ``tomogram`` names.
+
+    Raises
+    ------
+    FormatError
+        As `read` without a tomogram.
+    """
+    path = Path(path)
+    rows, columns = _read_rows(path)
+    tomograms: dict[str, list[_Row]] = {}
+    for row in rows:
+        tomograms.setdefault(row.get("tomogram") or "", []).append(row)
+    return [_picks(path, rows, columns, None) for rows in tomograms.values()]
+
+
+def _read_rows(path: Path) -> tuple[list[_Row], list[str]]:
+    """Fields of each line by the name of their column, and the names."""
     with path.open(newline="", encoding="utf-8-sig") as file:
         reader = csv.DictReader(file, skipinitialspace=True)
-        rows = list(reader)
-        columns = list(reader.fieldnames or [])
+        rows: list[_Row] = [{**row, _LINE: str(reader.line_num)} for row in reader]
+        return rows, list(reader.fieldnames or [])
+
+
+def _picks(path: Path, rows: list[_Row], columns: list[str], volume: Volume | None) -> Picks:
+    """Picks of rows that are all of one tomogram."""
 
     def numbers(names: tuple[str, ...]) -> NDArray[np.float64] | None:
         return _numbers(path, rows, names) if set(names) <= set(columns) else None
@@ -82,21 +116,18 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         )
     if not np.isfinite(positions).all():
         row = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
-        raise FormatError(path, "lacks a coordinate", where=f"line {row + 2}")
-    tomograms = words("tomogram") or [""]
-    own = rows_of_tomogram(path, tomograms, volume)
+        raise FormatError(path, "lacks a coordinate", where=f"line {rows[row][_LINE]}")
     if volume is None:
-        frame["tomogram"] = tomograms[0] if tomograms else ""
-    scores, radii = numbers(("score",)), numbers(("radius_angstrom",))
-    picks = Picks(
+        frame["tomogram"] = next(iter(words("tomogram") or []), "")
+    scores, radii = numbers(("score",)), numbers((_RADIUS,))
+    return Picks(
         positions,
         np.array(words("class", "label") or UNNAMED_CLASS),
         None if scores is None else scores[:, 0],
         numbers(_ANGLES),
-        None if radii is None else radii[:, 0],
+        None if radii is None or np.isnan(radii).any() else radii[:, 0],
         **frame,
     )
-    return picks if own.all() else picks.select(own)
 
 
 def write(path: str | Path, picks: Picks) -> None:
@@ -107,7 +138,30 @@ def write(path: str | Path, picks: Picks) -> None:
     FormatError
         If the file cannot be written.
     """
-    columns: dict[str, list[object]] = {
+    write_collection(path, [picks])
+
+
+def write_collection(path: str | Path, collection: Sequence[Picks]) -> None:
+    """Write a table of picks of several tomograms; what one of them lacks stays empty.
+
+    Raises
+    ------
+    FormatError
+        If the file cannot be written.
+    """
+    tables = [_columns_of(picks) for picks in collection]
+    order = ["tomogram", "class", "score", *_VOXELS, *_ANGSTROM, *_ANGLES, _RADIUS]
+    columns = [name for name in order if any(name in table for table in tables)]
+    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(columns or order[:3])
+        for table, picks in zip(tables, collection, strict=True):
+            empty = [""] * len(picks)
+            writer.writerows(zip(*(table.get(name, empty) for name in columns), strict=True))
+
+
+def _columns_of(picks: Picks) -> dict[str, Sequence[object]]:
+    columns: dict[str, Sequence[object]] = {
         "tomogram": [picks.tomogram] * len(picks),
         "class": picks.labels.tolist(),
         "score": ["" if np.isnan(score) else score for score in np.asarray(picks.scores).tolist()],
@@ -118,18 +172,15 @@ def write(path: str | Path, picks: Picks) -> None:
     if picks.angles is not None:
         columns |= _columns(_ANGLES, picks.angles)
     if picks.radii is not None:
-        columns["radius_angstrom"] = picks.radii.tolist()
-    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns)
-        writer.writerows(zip(*columns.values(), strict=True))
+        columns[_RADIUS] = picks.radii.tolist()
+    return columns
 
 
-def _columns(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, list[object]]:
+def _columns(names: tuple[str, ...], values: NDArray[np.float64]) -> dict[str, Sequence[object]]:
     return dict(zip(names, values.T.tolist(), strict=True))
 
 
-def _numbers(path: Path, rows: list[dict[str, str]], names: tuple[str, ...]) -> NDArray[np.float64]:
+def _numbers(path: Path, rows: list[_Row], names: tuple[str, ...]) -> NDArray[np.float64]:
     """(rows, names) values; an empty field is NaN."""
     values = np.full((len(rows), len(names)), np.nan)
     for number, row in enumerate(rows):
@@ -138,7 +189,7 @@ def _numbers(path: Path, rows: list[dict[str, str]], names: tuple[str, ...]) -> 
                 values[number, column] = float(row[name]) if row[name] else np.nan
             except ValueError:
                 raise FormatError(
-                    path, f"{row[name]!r} is no number ({name})", where=f"line {number + 2}"
+                    path, f"{row[name]!r} is no number ({name})", where=f"line {row[_LINE]}"
                 ) from None
     return values
 
