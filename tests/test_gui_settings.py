@@ -1,20 +1,26 @@
 from pathlib import Path
+from weakref import ref
 
 import pytest
 import yaml
 from napari.settings import get_plugin_settings, get_settings
 
 from napari_vox3d.gui import settings
-from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.settings import recall, remember, watch
 
 
-@pytest.fixture(params=["napari's own", "JSON"])
+@pytest.fixture(autouse=True)
+def _fresh():
+    get_plugin_settings("napari-vox3d").reset()
+    yield
+    get_plugin_settings("napari-vox3d").reset()
+
+
+@pytest.fixture(params=["napari's own", "a file"])
 def stored(request, monkeypatch, tmp_path):
-    if request.param == "JSON":  # napari before 0.9
+    if request.param == "a file":  # napari before 0.9
         monkeypatch.setattr(settings, "_plugin_settings", lambda: None)
-        monkeypatch.setattr(settings, "_json_path", lambda: tmp_path / "deep" / "settings.json")
-    else:
-        get_plugin_settings("napari-vox3d").reset()
+        monkeypatch.setattr(settings, "_own_file", lambda: tmp_path / "deep" / "settings.yaml")
 
 
 @pytest.mark.usefixtures("stored")
@@ -33,15 +39,45 @@ def test_napari_keeps_them_in_the_file_of_the_plugin():
     assert yaml.safe_load(Path(path).read_text())["picking"]["min_distance"] == 80.0
 
 
-def test_a_damaged_json_file_is_as_good_as_none(monkeypatch, tmp_path):
-    path = tmp_path / "settings.json"
-    path.write_text("{")
+def test_a_damaged_file_is_as_good_as_none(monkeypatch, tmp_path):
+    path = tmp_path / "settings.yaml"
+    path.write_text("[")
     monkeypatch.setattr(settings, "_plugin_settings", lambda: None)
-    monkeypatch.setattr(settings, "_json_path", lambda: path)
+    monkeypatch.setattr(settings, "_own_file", lambda: path)
     assert recall("elf") == {}
     remember("elf", model="a")
     assert recall("elf") == {"model": "a"}
 
 
-def test_the_json_file_lies_beside_the_settings_of_napari():
-    assert settings._json_path() == Path(get_settings().config_path).parent / "napari-vox3d.json"
+def test_a_later_napari_reads_the_file_of_an_earlier_one(monkeypatch):
+    theirs = get_plugin_settings("napari-vox3d")
+    assert settings._own_file() == Path(theirs.config_path)
+    assert settings._own_file().parent == Path(get_settings().config_path).parent
+    monkeypatch.setattr(settings, "_plugin_settings", lambda: None)
+    remember("elf", model="früher", spacing=0.5)
+    later = type(theirs)(config_path=theirs.config_path)
+    assert (later.elf.model, later.elf.spacing) == ("früher", 0.5)
+
+
+class Listener:
+    heard = 0
+
+    def hear(self):
+        self.heard += 1
+
+
+def test_a_change_is_heard_as_long_as_there_is_a_listener():
+    one, other = Listener(), Listener()
+    watch("computing", "device", one.hear)
+    watch("computing", "device", other.hear)
+    gone = ref(other)
+    del other
+    assert gone() is None
+    remember("computing", device="cpu")
+    remember("computing", device="cpu")
+    assert one.heard == 1
+
+
+def test_nothing_is_heard_before_napari_has_plugin_settings(monkeypatch):
+    monkeypatch.setattr(settings, "_plugin_settings", lambda: None)
+    watch("computing", "device", Listener().hear)

@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 from magicgui.widgets import ComboBox, FloatSpinBox
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer
+from qtpy.QtCore import QObject, QTimer, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -23,7 +23,7 @@ from qtpy.QtWidgets import (
 )
 
 import napari_vox3d as vox
-from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.settings import recall, remember, watch
 from napari_vox3d.models import user_folder
 
 if TYPE_CHECKING:
@@ -96,6 +96,15 @@ def add_row(form: QFormLayout, text: str, control: Widget | QWidget) -> None:
     form.labelForField(field).setToolTip(field.toolTip())
 
 
+class ModelNews(QObject):
+    """Tells every open window that models were added or removed."""
+
+    changed = Signal()
+
+
+MODEL_NEWS = ModelNews()
+
+
 class ModelChoice(QWidget):
     """Drop-down of the models for a task, with a line on what the chosen one is.
 
@@ -119,19 +128,19 @@ class ModelChoice(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.menu.native)
         layout.addWidget(self.about)
-        default = next((card.name for card in self._cards.values() if card.default), None)
-        choose(self.menu, default)
+        self._choose_default()
         choose(self.menu, remembered)
         self.menu.changed.connect(self._describe)
         self._describe()
         self._open.add(self)
+        MODEL_NEWS.changed.connect(self._list)
 
     @classmethod
     def offer(cls, card: ModelCard) -> None:
-        """List a new model in every open window for its task, and choose it there."""
+        """List a model in every open window, and choose it in those for its task."""
+        MODEL_NEWS.changed.emit()
         for choice in list(cls._open):
             if choice._task == card.task and isalive(choice):
-                choice.menu.reset_choices()
                 choose(choice.menu, card.name)
 
     @property
@@ -143,6 +152,15 @@ class ModelChoice(QWidget):
     def chosen(self) -> str:
         """Name to remember: empty for the default, which may become another one."""
         return "" if self.card is None or self.card.default else self.card.name
+
+    def _choose_default(self) -> None:
+        choose(self.menu, next((name for name, card in self._cards.items() if card.default), None))
+
+    def _list(self) -> None:
+        before = self.menu.value
+        self.menu.reset_choices()
+        if before not in self._cards:
+            self._choose_default()
 
     def _models(self, _: object = None) -> list[tuple[str, str]]:
         self._cards = {card.name: card for card in vox.list_models(self._task)}
@@ -193,6 +211,8 @@ class ComputeOptions(QObject):
         add_row(form, "Device", self.device)
         if precision:
             add_row(form, "Precision", self.precision)
+        watch("computing", "device", self._follow_settings)
+        watch("computing", "precision", self._follow_settings)
         self._timer = QTimer(self, interval=300)
         self._timer.timeout.connect(self._show_devices)
         self._timer.start()
@@ -202,6 +222,13 @@ class ComputeOptions(QObject):
         chosen = {"device": self.device.value, "precision": self.precision.value}
         remember("computing", **chosen)
         return chosen
+
+    def _follow_settings(self) -> None:
+        """Choose what the Preferences, or another window, say now."""
+        if isalive(self):
+            remembered = recall("computing")
+            choose(self.device, remembered["device"])
+            choose(self.precision, remembered["precision"])
 
     def _show_devices(self) -> None:
         found = _devices()

@@ -1,16 +1,19 @@
 """Settings that a widget remembers.
 
 From napari 0.9 on they are the plugin's settings, which its Preferences show too; before, they go
-to a JSON file beside napari's own settings.
+to a file of the same name and form beside napari's own settings.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from napari_vox3d.formats import write_aside
+from napari_vox3d.models.preferences import SETTINGS_FILE, follow_settings, read_settings
 
 PLUGIN = "napari-vox3d"
 
@@ -20,7 +23,7 @@ def recall(section: str) -> dict[str, Any]:
     stored = _plugin_settings()
     if stored is not None:
         return getattr(stored, section).model_dump()
-    return _read_json().get(section, {})
+    return read_settings(_own_file()).get(section, {})
 
 
 def remember(section: str, **values: Any) -> None:
@@ -38,34 +41,53 @@ def remember(section: str, **values: Any) -> None:
         for name, value in values.items():
             setattr(getattr(stored, section), name, value)
         return
-    path = _json_path()
+    path = _own_file()
     if path is not None:
-        everything = _read_json()
+        everything = read_settings(path)
         everything[section] = {**everything.get(section, {}), **values}
         path.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(path) as aside:
-            aside.write_text(json.dumps(everything, indent=2))
+        with write_aside(path) as aside:  # JSON is YAML too, so that a later napari reads it
+            aside.write_text(json.dumps(everything, indent=2), encoding="utf-8")
+
+
+def watch(section: str, name: str, changed: Callable[[], None]) -> None:
+    """Call `changed` when a setting gets another value, in the Preferences or in a window.
+
+    Parameters
+    ----------
+    section, name
+        The setting.
+    changed
+        A bound method; napari does not keep it alive. Before napari 0.9 it is never called.
+    """
+    stored = _plugin_settings()
+    if stored is not None:
+        getattr(getattr(stored, section).events, name).connect(changed)
 
 
 def _plugin_settings() -> Any:
     try:
         from napari.settings import get_plugin_settings
 
-        return get_plugin_settings(PLUGIN)
+        stored = get_plugin_settings(PLUGIN)
     except (ImportError, KeyError):  # napari before 0.9, or the plugin is not registered
         return None
+    if stored.config_path is not None:
+        _announce(stored.config_path)
+    return stored
 
 
-def _json_path() -> Path | None:
+def _own_file() -> Path | None:
     from napari.settings import get_settings
 
     path = get_settings().config_path
-    return None if path is None else Path(path).parent / f"{PLUGIN}.json"
+    if path is None:
+        return None
+    own = Path(path).parent / SETTINGS_FILE
+    _announce(own)
+    return own
 
 
-def _read_json() -> dict[str, Any]:
-    path = _json_path()
-    try:
-        return json.loads(path.read_text()) if path is not None else {}
-    except (OSError, ValueError):
-        return {}
+@cache
+def _announce(path: Path) -> None:
+    follow_settings(path)

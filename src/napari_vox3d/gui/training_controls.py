@@ -16,6 +16,7 @@ from qtpy.QtWidgets import QFormLayout, QPushButton, QVBoxLayout, QWidget
 import napari_vox3d as vox
 from napari_vox3d.errors import ModelError
 from napari_vox3d.gui.controls import (
+    MODEL_NEWS,
     ComputeOptions,
     ModelChoice,
     add_row,
@@ -77,6 +78,7 @@ class StartChoice(QWidget):
         choose(self.menu, remembered.get("start"))
         choose(self.size, remembered.get("size"))
         self.menu.changed.connect(self._describe)
+        MODEL_NEWS.changed.connect(self._list)
         self._describe()
 
     @property
@@ -91,6 +93,9 @@ class StartChoice(QWidget):
         """Classes of the model that training starts from."""
         kind, name = self.menu.value.split(" ", 1)
         return self._cards[name].classes if kind == "base" else []
+
+    def _list(self) -> None:
+        self.menu.reset_choices()
 
     def _starts(self, _: object = None) -> list[tuple[str, str]]:
         cards = vox.list_models(self._task) if self._offers_models else []

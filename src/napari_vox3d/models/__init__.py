@@ -8,18 +8,31 @@ from napari_vox3d.models.card import (
     ParticleClass,
     PickingInput,
 )
+from napari_vox3d.models.collection import add_model, remove_model
 from napari_vox3d.models.model import Model
-from napari_vox3d.models.registry import list_models, load_model, user_folder
+from napari_vox3d.models.registry import (
+    Installed,
+    installed_models,
+    list_models,
+    load_model,
+    model_folders,
+    user_folder,
+)
 
 __all__ = [
     "ELFInput",
+    "Installed",
     "MetricTable",
     "Model",
     "ModelCard",
     "NetworkSpec",
     "ParticleClass",
     "PickingInput",
+    "add_model",
+    "installed_models",
     "list_models",
     "load_model",
+    "model_folders",
+    "remove_model",
     "user_folder",
 ]

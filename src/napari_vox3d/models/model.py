@@ -115,8 +115,6 @@ class Model:
         ModelError
             If `folder` cannot be made, or the weights cannot be read.
         """
-        from safetensors.torch import save
-
         folder = Path(folder)
         try:
             folder.mkdir(parents=True, exist_ok=True)
@@ -124,7 +122,7 @@ class Model:
             raise ModelError(f"{folder}: cannot be made a folder ({error.strerror}).") from error
         card, weights = self.card, None
         if card.network is not None:
-            content = save(self._stored())
+            content = self._content()
             card = card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
             weights = folder / WEIGHTS_FILE
             with write_aside(weights) as aside:
@@ -138,6 +136,16 @@ class Model:
             return self._state
         assert self.weights is not None
         return _read_weights(self.weights, self.card.sha256)
+
+    def _content(self) -> bytes:
+        """Content of a weights file; that of the model's own stays the same to the byte."""
+        if self._state is not None:
+            from safetensors.torch import save
+
+            return save(self._state)
+        assert self.weights is not None
+        _check(self.weights, self.card.sha256)
+        return self.weights.read_bytes()
 
 
 def load_state(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
@@ -207,6 +215,15 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    _check(path, sha256)
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise ModelError(f"the weights are not a safetensors file ({error}).") from error
+
+
+def _check(path: Path, sha256: str | None) -> None:
+    """Raise `ModelError` if the file is not the one that a card was made for."""
     try:
         with path.open("rb") as file:
             found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -217,7 +234,3 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
             f"the weights are not the ones of the card (sha256 {found[:12]}…, the card says "
             f"{sha256[:12] + '…' if sha256 else 'none'}). Get or save the model anew."
         )
-    try:
-        return load_file(path)
-    except SafetensorError as error:
-        raise ModelError(f"the weights are not a safetensors file ({error}).") from error
