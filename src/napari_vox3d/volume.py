@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +14,29 @@ from napari_vox3d.errors import Vox3dError
 if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import ArrayLike, NDArray
+
+_SLAB_BYTES = 1 << 24
+_LAYER_BYTES = 1 << 28  # at most, of chunks that would else be decompressed again for each slab
+
+
+def level_for(sizes: Sequence[float], voxel_size: float | None) -> int:
+    """Which level of a multiscale image to compute on: the finest that is not wastefully fine.
+
+    Parameters
+    ----------
+    sizes
+        Å, the voxel size of each level.
+    voxel_size
+        Å, the voxel size of the model; None for the finest level of all.
+
+    Returns
+    -------
+    int
+        The finest level with voxels of at least 0.8 of that size; the coarsest if all are finer.
+    """
+    fine_first = sorted(range(len(sizes)), key=lambda level: sizes[level])
+    least = 0.0 if voxel_size is None else 0.8 * voxel_size
+    return next((level for level in fine_first if sizes[level] >= least), fine_first[-1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -24,8 +49,8 @@ class Volume:
     Parameters
     ----------
     values
-        (z, y, x) array: numpy, memory-mapped or dask; real or complex. For crystals the axes run
-        along the lattice vectors c, b, a.
+        (z, y, x) array: numpy, memory-mapped, dask or zarr; real or complex. For crystals the
+        axes run along the lattice vectors c, b, a.
     step
         (3, 3) Å: row *n* is the displacement (z, y, x) of one index step along array axis *n*.
         A scalar or three numbers give an orthogonal grid of that voxel size.
@@ -49,6 +74,9 @@ class Volume:
         Path the values came from, or an empty string.
     metadata
         Provenance, and what a format wants back on writing.
+    coarser
+        The same data on coarser grids over the same box, finest first: the further levels of a
+        multiscale file.
 
     Raises
     ------
@@ -67,6 +95,7 @@ class Volume:
     name: str = ""
     source: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    coarser: tuple[Volume, ...] = ()
 
     def __post_init__(self) -> None:
         if getattr(self.values, "ndim", None) != 3:
@@ -155,9 +184,60 @@ class Volume:
         return (np.asarray(world, float) - self.origin) @ np.linalg.inv(self.step)
 
     def with_values(self, values: Any, **changes: Any) -> Volume:
-        """Copy with other values on the same grid: geometry, atoms and source stay."""
+        """Copy with other values on the same grid: geometry, atoms and source stay.
+
+        Coarser levels do not, because they show the old values.
+        """
         if tuple(values.shape) != self.shape:
             raise Vox3dError(
                 f"The grid has shape {self.shape}, the values have {tuple(values.shape)}."
             )
-        return replace(self, values=values, **changes)
+        return replace(self, **{"values": values, "coarser": (), **changes})
+
+    def level_for(self, voxel_size: float) -> Volume:
+        """Level to compute on with a model for voxels of `voxel_size` Å; see `level_for`.
+
+        The volume itself if it is not calibrated or has no coarser levels.
+        """
+        levels = (self, *self.coarser)
+        sizes = [abs(float(np.linalg.det(level.step))) ** (1 / 3) for level in levels]
+        return levels[level_for(sizes, voxel_size)] if self.calibrated else self
+
+    def slabs(self) -> Iterator[slice]:
+        """Ranges along z to read one after another, so that a large array is never whole.
+
+        Of about 16 MB; of an array in chunks whole layers of them, as far as 256 MB go.
+        """
+        depth, height, width = self.shape
+        plane = max(1, self.values.dtype.itemsize * height * width)
+        edges = _chunk_edges(self.values)
+        if edges is None:
+            thickness = max(1, _SLAB_BYTES // plane)
+        else:
+            layer = max(b - a for a, b in pairwise(edges[0]))
+            thickness = max(1, _LAYER_BYTES // plane)
+            thickness = layer * (thickness // layer) or thickness
+        for start in range(0, depth, thickness):
+            yield slice(start, min(start + thickness, depth))
+
+    def pieces(self) -> Iterator[tuple[slice, slice, slice]]:
+        """Boxes that cover the array once and cost least to read: its chunks, or else planes."""
+        edges = _chunk_edges(self.values)
+        if edges is None:
+            depth, height, width = self.shape
+            edges = [range(depth + 1), (0, height), (0, width)]
+        for z, y, x in product(*(list(pairwise(along)) for along in edges)):
+            yield slice(*z), slice(*y), slice(*x)
+
+
+def _chunk_edges(values: Any) -> list[Sequence[int]] | None:
+    """Where the chunks of a dask or zarr array begin and end along each axis; None for others."""
+    chunks = getattr(values, "chunks", None)
+    if not chunks:
+        return None
+    if isinstance(chunks[0], int):
+        return [
+            [*range(0, length, size), length]
+            for length, size in zip(values.shape, chunks, strict=True)
+        ]
+    return [np.cumsum((0, *sizes)).tolist() for sizes in chunks]

@@ -53,10 +53,7 @@ class Normalisation(NamedTuple):
         if scheme == "none":
             return cls(0.0, 1.0, np.inf)
         stride = max(1, int(np.ceil((np.prod(volume.shape) / _SAMPLES) ** (1 / 3))))
-        # whole planes first: a strided view of compressed or remote data would read all of it
-        planes = [np.asarray(volume.values[z])[::stride, ::stride]
-                  for z in range(stride // 2, volume.shape[0], stride)]  # fmt: skip
-        sample = np.stack(planes).astype(np.float64)
+        sample = np.concatenate(list(_thinned(volume, stride))).astype(np.float64)
         sample = sample[np.isfinite(sample)]
         if not sample.size:
             raise InferenceError(f"Tomogram {volume.name!r} has no finite values.")
@@ -72,6 +69,21 @@ class Normalisation(NamedTuple):
         return cls(centre, width, clip)
 
 
+def _thinned(volume: Volume, stride: int) -> Iterator[NDArray[Any]]:
+    """Voxels whose indices are multiples of `stride`; along z half a stride further.
+
+    Planes or chunks are read whole, each once: a strided view of compressed or remote data would
+    read all of them again for each plane.
+    """
+    offsets = (min(stride // 2, volume.shape[0] - 1), 0, 0)
+    for box in volume.pieces():
+        first = [(offset - part.start) % stride
+                 for part, offset in zip(box, offsets, strict=True)]  # fmt: skip
+        if all(part.start + n < part.stop for part, n in zip(box, first, strict=True)):
+            z, y, x = (slice(n, None, stride) for n in first)
+            yield np.asarray(volume.values[box])[z, y, x].ravel()
+
+
 @dataclass(frozen=True)
 class NetworkView:
     """A tomogram rescaled, normalised and mirrored.
@@ -79,7 +91,7 @@ class NetworkView:
     Parameters
     ----------
     values
-        (z, y, x) real array: numpy, memory-mapped or dask.
+        (z, y, x) real array: numpy, memory-mapped, dask or zarr.
     scale
         (3,) voxels of the tomogram per voxel of the view.
     normalisation
@@ -106,8 +118,14 @@ class NetworkView:
         Raises
         ------
         InferenceError
-            If the tomogram is complex, or its values have no spread.
+            If the tomogram is complex, its axes do not run along z, y and x, or its values have
+            no spread.
         """
+        if not volume.is_orthogonal:
+            raise InferenceError(
+                f"Tomogram {volume.name!r} is rotated, mirrored or sheared; networks need array "
+                "axes along z, y and x."
+            )
         if np.issubdtype(volume.values.dtype, np.complexfloating):
             raise InferenceError(f"Tomogram {volume.name!r} has complex values.")
         scale = voxel_size / volume.voxel_size if volume.calibrated else np.ones(3)

@@ -1,0 +1,229 @@
+"""OME-Zarr images (NGFF 0.1 to 0.5): multiscale tomograms in folders of chunks.
+
+Layout: https://ngff.openmicroscopy.org/0.4 (zarr 2, metadata in ``.zattrs``) and
+https://ngff.openmicroscopy.org/0.5 (zarr 3, under ``ome`` in ``zarr.json``). The CryoET Data Portal
+and copick keep tomograms so, with the unit ångström. zarr is an optional dependency.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.axes import angstroms, volumes_of, warn_of_unknown_size
+from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    import zarr
+    from numpy.typing import NDArray
+
+PATTERNS = ["*.zarr"]
+
+_MARKS = (".zgroup", ".zattrs", ".zarray", "zarr.json")
+_FIRST_AXES = "tczyx"  # of versions 0.1 and 0.2, which do not name them
+
+
+def is_zarr(path: Path) -> bool:
+    """True if a folder is a zarr group or array, whatever its name."""
+    return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
+
+
+def holds_volume(path: Path) -> bool:
+    """True if a folder is an OME-Zarr image with z, y and x that is not one of labels."""
+    try:
+        images = _images(path, _attributes(path))
+        return all({"x", "y", "z"} <= {axis.name for axis in _axes(one)} for one in images)
+    except FormatError:
+        return False
+
+
+def read(path: str | Path) -> list[Volume]:
+    """Read an OME-Zarr image, or a bare zarr array of three axes.
+
+    Nothing is read but the metadata: values are zarr arrays, or dask arrays over them where an
+    axis has to be moved or taken away.
+
+    Parameters
+    ----------
+    path
+        Folder of the image: the one with ``multiscales`` in its ``.zattrs`` or ``zarr.json``.
+
+    Returns
+    -------
+    list of Volume
+        One for each channel and time, its coarser levels in `Volume.coarser`.
+
+    Raises
+    ------
+    FormatError
+        If zarr is not installed, the folder holds no image, an array is missing or its
+        compression is unknown, or there is no z axis.
+
+    Warns
+    -----
+    UserWarning
+        If the scale or its unit is missing; `Volume.calibrated` is then False.
+    """
+    path = Path(path)
+    attributes = _attributes(path)
+    if _is_array(path):
+        return _grids(path, [_array(path)], "zyx", [np.ones(3)], [np.zeros(3)], calibrated=False)
+    return [volume for image in _images(path, attributes) for volume in _read_image(path, image)]
+
+
+def write(path: str | Path, volume: Volume) -> None:
+    """Refuse: OME-Zarr is read here.
+
+    Raises
+    ------
+    FormatError
+        Always.
+    """
+    hint = "Write it as .mrc or .ome.tif."
+    raise FormatError(path, "OME-Zarr is read here and not written", hint=hint)
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    """User attributes of a group or array, read without zarr."""
+    try:
+        if (path / "zarr.json").is_file():
+            found = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
+            return found.get("ome", found)
+        file = path / ".zattrs"
+        return json.loads(file.read_bytes()) if file.is_file() else {}
+    except (ValueError, AttributeError) as error:
+        raise FormatError(path, f"has damaged metadata ({error})") from error
+
+
+def _is_array(path: Path) -> bool:
+    if (path / "zarr.json").is_file():
+        return json.loads((path / "zarr.json").read_bytes()).get("node_type") == "array"
+    return (path / ".zarray").is_file()
+
+
+def _images(path: Path, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The multiscale images of a group.
+
+    Raises
+    ------
+    FormatError
+        If there is none, or they are label images.
+    """
+    images = attributes.get("multiscales")
+    if "image-label" in attributes:
+        raise FormatError(path, "holds labels and no image", hint="Open them with another reader.")
+    if images:
+        return images
+    inside = sorted(one.name for one in path.iterdir() if is_zarr(one))
+    hint = f"Open one of those inside: {', '.join(inside[:9])}." if inside else ""
+    raise FormatError(path, "is a zarr folder and no OME-Zarr image", hint=hint)
+
+
+class _Axis(NamedTuple):
+    name: str
+    unit: str | None
+
+
+def _axes(image: Mapping[str, Any]) -> list[_Axis]:
+    """Axes of an image; 0.3 names them, 0.4 and later know units as well."""
+    written = image.get("axes") or _FIRST_AXES
+    return [
+        _Axis(one.lower(), None) if isinstance(one, str) else _Axis(one["name"].lower(),
+                                                                    one.get("unit"))
+        for one in written
+    ]  # fmt: skip
+
+
+def _read_image(path: Path, image: Mapping[str, Any]) -> list[Volume]:
+    try:
+        axes = _axes(image)
+        names = [axis.name for axis in axes]
+        datasets = [(dataset["path"], dataset) for dataset in image["datasets"]]
+        placed = [_placement(names, dataset, image) for _, dataset in datasets]
+        units = [angstroms(axis.unit) for name in "zyx" for axis in axes if axis.name == name]
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
+        raise FormatError(path, f"has damaged OME-Zarr metadata ({error!r})") from error
+    levels = [_array(path / name) for name, _ in datasets]
+    known = None not in units and all(found for _, _, found in placed)
+    # without units the levels still stand in their ratio
+    to_angstrom = np.array(units, float) if known else 1 / placed[0][0]
+    sizes = [scale * to_angstrom for scale, _, _ in placed]
+    starts = [shift * to_angstrom for _, shift, _ in placed]
+    return _grids(path, levels, names, sizes, starts, calibrated=known)
+
+
+def _placement(
+    names: Sequence[str], *holders: Mapping[str, Any]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Scale and translation (z, y, x) of a level, and whether a scale is written."""
+    scale, shift = np.ones(len(names)), np.zeros(len(names))
+    found = False
+    for holder in holders:  # first those of the level, then those of all levels
+        for step in holder.get("coordinateTransformations", ()):
+            if step["type"] == "scale":
+                factors = np.array(step["scale"], float)
+                scale, shift, found = scale * factors, shift * factors, True
+            elif step["type"] == "translation":
+                shift = shift + np.array(step["translation"], float)
+    order = [names.index(name) for name in "zyx" if name in names]
+    if not (np.isfinite(scale).all() and (scale > 0).all() and np.isfinite(shift).all()):
+        raise ValueError(f"scale {scale.tolist()}, translation {shift.tolist()}")
+    return scale[order], shift[order], found
+
+
+def _grids(
+    path: Path,
+    levels: Sequence[Any],
+    names: Sequence[str],
+    sizes: Sequence[NDArray[np.float64]],
+    starts: Sequence[NDArray[np.float64]],
+    *,
+    calibrated: bool,
+) -> list[Volume]:
+    """Volumes of all channels and times, each with its coarser levels."""
+    name = path.name.split(".")[0]
+    by_level = []
+    for values, size, start in zip(levels, sizes, starts, strict=True):
+        if len(values.shape) != len(names):
+            raise FormatError(
+                path, f"has an array of {len(values.shape)} axes, its metadata name {len(names)}"
+            )
+        if np.allclose(start, starts[0]):
+            # Most programs average blocks of voxels and do not write that the centre of the
+            # first one moves; the levels cover the same box.
+            start = starts[0] + (size - sizes[0]) / 2
+        by_level.append([
+            Volume(part, size, start, calibrated=calibrated, name=f"{name} {place}".strip(),
+                   source=str(path))
+            for place, part in volumes_of(path, values, names)
+        ])  # fmt: skip
+    if not calibrated:
+        warn_of_unknown_size(path)
+    fine_first = sorted(range(len(by_level)), key=lambda level: float(np.prod(sizes[level])))
+    finest, *coarser = (by_level[level] for level in fine_first)
+    return [
+        replace(volume, coarser=tuple(others))
+        for volume, *others in zip(finest, *coarser, strict=True)
+    ]
+
+
+def _array(path: Path) -> zarr.Array[Any]:
+    """Open an array for reading; its chunks stay where they are."""
+    try:
+        import zarr
+    except ImportError as error:
+        raise FormatError(
+            path,
+            "is OME-Zarr, and the package zarr is not installed",
+            hint="Install it with `pip install 'napari-vox3d[zarr]'`.",
+        ) from error
+    try:
+        return zarr.open_array(path, mode="r")
+    except (ValueError, LookupError, TypeError, OSError, ImportError) as error:
+        raise FormatError(path, f"is no zarr array that can be read ({error})") from error
