@@ -50,6 +50,8 @@ class Run:
         Å (z, y, x) of the tomogram, or of the grid of the result; six digits; or None.
     when
         Time of the call in ISO form.
+    edited
+        Whether somebody changed the result by hand since; the run gives it as it was before.
     """
 
     function: str
@@ -60,6 +62,7 @@ class Run:
     version: str = __version__
     voxel_size: tuple[float, float, float] | None = None
     when: str = field(default_factory=_now)
+    edited: bool = False
 
     def __post_init__(self) -> None:
         if self.voxel_size is not None:
@@ -106,6 +109,8 @@ class Run:
         if self.model:
             about += f", model {self.model}" + (f", sha256 {self.sha256}" if self.sha256 else "")
         lines = [f"# {about}"]
+        if self.edited:
+            lines += ["# The result was edited by hand; this makes it as it was before."]
         lines += [f"# Put a path here: {name!r} is not a file." for name in self.missing]
         return "\n".join([*lines, *write(self, save_as), ""])
 

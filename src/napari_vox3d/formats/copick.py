@@ -19,6 +19,7 @@ from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import UNNAMED_CLASS, frame_of
 from napari_vox3d.formats.orientations import from_matrices, to_matrices
 from napari_vox3d.picks import Picks
+from napari_vox3d.provenance import Run
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 _OBJECT = "pickable_object_name"
+_RUN = "vox3d_run"  # a key that copick passes over
 
 
 def read(path: str | Path, volume: Volume | None = None) -> Picks:
@@ -64,13 +66,17 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         angles = from_matrices(poses.reshape(-1, 4, 4)[:, :3, :3])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(path, f"holds a point that is not one of copick's ({error!r})") from None
+    run = Run.from_metadata({"run": content.get(_RUN)})
     frame = {"tomogram": content.get("run_name") or "", "voxel_size": content.get("voxel_spacing")}
     return Picks(
         np.array(positions, float).reshape(-1, 3),
         labels,
         np.array(scores),
         angles,
-        metadata={key: content[key] for key in ("user_id", "session_id") if key in content},
+        metadata={
+            **{key: content[key] for key in ("user_id", "session_id") if key in content},
+            **({} if run is None else run.as_metadata()),
+        },
         **{**frame, **frame_of(volume)},
     )
 
@@ -126,6 +132,8 @@ def write(path: str | Path, picks: Picks) -> None:
         "trust_orientation": picks.angles is not None,
         "points": points,
     }
+    if (run := Run.from_metadata(picks.metadata)) is not None:
+        content[_RUN] = run.as_metadata()["run"]
     with write_aside(path) as aside:
         aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
 

@@ -17,6 +17,7 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import cell_tubes, class_colours, volume_look
 from napari_vox3d.gui.tomograms import level_for
 from napari_vox3d.picks import Picks
+from napari_vox3d.provenance import Run
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -62,7 +63,12 @@ def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
         "scale": np.diag(shown.step),
         "translate": shown.origin,
         "projection_mode": "none",
-        "metadata": {"vox3d": volume, "vox3d_shown": shown, "provenance": _provenance(volume)},
+        "metadata": {
+            "vox3d": volume,
+            "vox3d_shown": shown,
+            "provenance": _provenance(volume),
+            **_run(volume),
+        },
     }
     return shown.values, {**kwargs, **overrides}, "image"
 
@@ -209,7 +215,7 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
         "border_width": 0.04,
         "opacity": 0.4,
         **SPHERES,
-        "metadata": {"vox3d": picks, "provenance": dict(picks.metadata)},
+        "metadata": {"vox3d": picks, "provenance": dict(picks.metadata), **_run(picks)},
     }
     return picks.positions / size, {**kwargs, **overrides}, "points"
 
@@ -312,13 +318,15 @@ def volume_from_layer(layer: Image, voxel_size: float | None = None) -> Volume:
         return Volume(data, step, origin, calibrated=calibrated, name=layer.name)
     same_step = np.allclose(step, shown.step)
     same_place = same_step and np.allclose(origin, shown.origin)
-    if same_place and _same_values(data, native, shown):
+    from_file = _same_values(data, native, shown)
+    if same_place and from_file:
         return native
     same_grid = same_place and native.is_orthogonal and data.shape == native.shape
     return replace(
         native, values=data, step=step, origin=origin, name=layer.name,
         calibrated=native.calibrated if same_step else calibrated,
         periodic=native.periodic and same_grid, atoms=native.atoms if same_grid else None,
+        source=native.source if from_file else "",
     )  # fmt: skip
 
 
@@ -340,7 +348,8 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
     Returns
     -------
     Picks
-        Positions in Å relative to the centre of the first voxel.
+        Positions in Å relative to the centre of the first voxel. The `Run` that found them says
+        if they were edited since.
 
     Raises
     ------
@@ -364,7 +373,7 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
         origin = volume.origin
         frame = {"shape": volume.shape, "voxel_size": volume.voxel_size, "tomogram": volume.name}
     angles = [features[name] for name in ("rot", "tilt", "psi") if name in features]
-    return replace(
+    picks = replace(
         before,
         positions=world - origin,
         labels=_labels(features, len(world), unnamed),
@@ -373,6 +382,10 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
         radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step[-1]),
         **frame,
     )
+    run = Run.from_metadata(before.metadata)
+    if run is None or _same_picks(picks, before):
+        return picks
+    return replace(picks, metadata={**picks.metadata, **replace(run, edited=True).as_metadata()})
 
 
 def atoms_from_layer(layer: Layer) -> Atoms:
@@ -428,6 +441,14 @@ def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
     )
 
 
+def _same_picks(picks: Picks, before: Picks) -> bool:
+    return (
+        len(picks) == len(before)
+        and np.array_equal(picks.labels, before.labels)
+        and np.allclose(picks.positions, before.positions, rtol=0, atol=1e-3)
+    )
+
+
 def _wrapped(atoms: Atoms, source: Volume | Atoms) -> Atoms:
     """Copy with every atom in the cell that is shown, from -1/2 voxel on as the image is."""
     shown = atoms.copy()
@@ -445,6 +466,11 @@ def _name(source: Volume | Atoms, atoms: Atoms | None, what: str) -> str:
     name = source.name if isinstance(source, Volume) else ""
     name = name or ("" if atoms is None else atoms.get_chemical_formula())
     return f"{name} {what}".strip()
+
+
+def _run(made: Volume | Picks) -> dict[str, Any]:
+    run = Run.from_metadata(made.metadata)
+    return {} if run is None else run.as_metadata()
 
 
 def _provenance(volume: Volume) -> dict[str, Any]:
