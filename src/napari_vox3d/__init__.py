@@ -31,6 +31,8 @@ _HOMES = {
     "score_particles": "inference.picking",
     "find_particles": "inference.picking",
     "pick_particles": "inference.picking",
+    "pick_files": "batch",
+    "predict_elf_files": "batch",
     "train_picker": "training.picking",
     "train_elf": "training.elf",
     "evaluate_picks": "training.evaluation",
@@ -38,11 +40,12 @@ _HOMES = {
     "load_model": "models",
     "Model": "models",
 }
-_ROOMS = ("density", "formats", "inference", "models", "networks", "training")
+_ROOMS = ("batch", "density", "formats", "inference", "models", "networks", "training")
 
 __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
+    from napari_vox3d.batch import pick_files, predict_elf_files
     from napari_vox3d.density import superpose_atoms
     from napari_vox3d.errors import Vox3dError
     from napari_vox3d.formats import (

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from secrets import token_hex
 
@@ -28,7 +29,7 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         raise FormatError(path, "is a folder, so no file of that name can be written")
     if not target.parent.is_dir():
         raise FormatError(path, "cannot be written because its folder does not exist")
-    aside = target.with_name(f".{target.name[:100]}.{token_hex(4)}.part")
+    aside = target.with_name(f"{_start_of_name(target)}{token_hex(4)}.part")
     try:
         aside.touch(exist_ok=False)
         yield aside
@@ -39,3 +40,18 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         raise FormatError(path, f"cannot be written ({error.strerror or error})") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: str | Path) -> None:
+    """Remove what a process that was killed in the midst of writing `path` left beside it.
+
+    What cannot be removed stays.
+    """
+    target = Path(path).resolve()
+    for aside in target.parent.glob(escape(_start_of_name(target)) + "????????.part"):
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+def _start_of_name(target: Path) -> str:
+    return f".{target.name[:100]}."
