@@ -177,10 +177,23 @@ def as_text(metadata: Mapping[str, Any], most: int) -> str:
     if run is None:
         return ""
     stored = {name: value for name, value in run.as_metadata()[KEY].items() if value}
-    text = _MARK + json.dumps(stored, separators=(",", ":"))
-    # RELION takes a comment with data_ or loop_ in it for the beginning of a table.
-    text = text.replace("data_", "data\\u005f").replace("loop_", "loop\\u005f")
+    text = _MARK + as_json(stored)
     return text if len(text) <= most else ""
+
+
+def as_json(value: Any) -> str:
+    """Write one line of ASCII that no program takes for more than a comment."""
+    text = json.dumps(value, separators=(",", ":"))
+    # RELION takes a comment with data_ or loop_ in it for the beginning of a table.
+    return text.replace("data_", "data\\u005f").replace("loop_", "loop\\u005f")
+
+
+def from_json(text: str) -> Any:
+    """Read what `as_json` wrote; None if it is something else."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None
 
 
 def split_text(text: str) -> tuple[str, dict[str, Any]]:

@@ -13,6 +13,7 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.comments import read_run, write_runs
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
@@ -62,6 +63,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         np.array(UNNAMED_CLASS),
         _columns(path, boxes, ["Confidence"])[:, 0],
         radii=widths / 2 * voxel_size[-1] if len(widths) and np.isfinite(widths).all() else None,
+        metadata=read_run(path, ""),
         **frame_of(volume),
     )
 
@@ -98,6 +100,7 @@ def write(path: str | Path, picks: Picks) -> None:
     }
     with write_aside(path) as aside:
         starfile.write(blocks, aside, float_format="%.6f", na_rep=_MISSING, overwrite=True)
+        write_runs(aside, {"": picks.metadata})
 
 
 def _read_boxes(path: Path) -> Any:

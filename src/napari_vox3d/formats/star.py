@@ -18,6 +18,7 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.comments import read_run, write_runs
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
@@ -129,7 +130,7 @@ def _picks(
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
         _radii(path, particles),
-        metadata=_metadata(pixel_size, _sizes(blocks)),
+        metadata={**_metadata(pixel_size, _sizes(blocks)), **read_run(path, tomogram)},
         **{**frame, "tomogram": tomogram or frame.get("tomogram", "")},
     )
 
@@ -139,7 +140,8 @@ def write(path: str | Path, picks: Picks, *, centred: bool = True) -> None:
 
     Name, size and pixel size of the tilt series are those of RELION's ``tomograms.star`` if it, or
     an ``optimisation_set.star`` that names it, lies in the same folder; else those of the file that
-    the picks came from. Without either the tomogram is taken as unbinned.
+    the picks came from. Without either the tomogram is taken as unbinned. Comments before the
+    table name the run that found the picks of each tomogram.
 
     Parameters
     ----------
@@ -186,6 +188,8 @@ def write_collection(
     blocks = {"particles": table}
     with write_aside(path) as aside:
         starfile.write(blocks, aside, float_format="%.6f", na_rep="nan", overwrite=True)
+        parts = [(t["rlnTomoName"], p) for t, p in zip(tables, collection, strict=True) if len(p)]
+        write_runs(aside, {names.iloc[0]: picks.metadata for names, picks in parts})
 
 
 def _columns_of(
