@@ -73,7 +73,7 @@ def read(path: str | Path) -> list[Volume]:
     path = Path(path)
     attributes = _attributes(path)
     if _is_array(path):
-        return _grids(path, [_array(path)], "zyx", [np.ones(3)], [np.zeros(3)], calibrated=False)
+        return _grids(path, [_array(path)], "zyx", [np.ones(3)], np.zeros(3), calibrated=False)
     return [volume for image in _images(path, attributes) for volume in _read_image(path, image)]
 
 
@@ -154,8 +154,7 @@ def _read_image(path: Path, image: Mapping[str, Any]) -> list[Volume]:
     # without units the levels still stand in their ratio
     to_angstrom = np.array(units, float) if known else 1 / placed[0][0]
     sizes = [scale * to_angstrom for scale, _, _ in placed]
-    starts = [shift * to_angstrom for _, shift, _ in placed]
-    return _grids(path, levels, names, sizes, starts, calibrated=known)
+    return _grids(path, levels, names, sizes, placed[0][1] * to_angstrom, calibrated=known)
 
 
 def _placement(
@@ -182,24 +181,25 @@ def _grids(
     levels: Sequence[Any],
     names: Sequence[str],
     sizes: Sequence[NDArray[np.float64]],
-    starts: Sequence[NDArray[np.float64]],
+    first: NDArray[np.float64],
     *,
     calibrated: bool,
 ) -> list[Volume]:
-    """Volumes of all channels and times, each with its coarser levels."""
+    """Volumes of all channels and times, each with its coarser levels.
+
+    Levels cover the same box, so that coarse voxels have their centres further in. Most programs
+    average blocks and do not write that as a translation, and the others agree.
+    """
     name = path.name.split(".")[0]
     by_level = []
-    for values, size, start in zip(levels, sizes, starts, strict=True):
+    for values, size in zip(levels, sizes, strict=True):
         if len(values.shape) != len(names):
             raise FormatError(
                 path, f"has an array of {len(values.shape)} axes, its metadata name {len(names)}"
             )
-        if np.allclose(start, starts[0]):
-            # Most programs average blocks of voxels and do not write that the centre of the
-            # first one moves; the levels cover the same box.
-            start = starts[0] + (size - sizes[0]) / 2
+        origin = first + (size - sizes[0]) / 2
         by_level.append([
-            Volume(part, size, start, calibrated=calibrated, name=f"{name} {place}".strip(),
+            Volume(part, size, origin, calibrated=calibrated, name=f"{name} {place}".strip(),
                    source=str(path))
             for place, part in volumes_of(path, values, names)
         ])  # fmt: skip

@@ -169,8 +169,7 @@ class DensePass:
         self._network, self._view, self._device = network, view, device
         self._progress = progress
         self._done, self._total = 0, 0
-        end = np.ceil(view.from_index(np.array(view.values.shape) - 0.5) + 0.5 - 1e-6)
-        self._end = np.maximum(self._up(end.astype(int)), 2 * network.multiple)
+        self._end = np.maximum(self._up(view.end), 2 * network.multiple)
 
     def score(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float32]:
         """Probabilities (outputs, d, h, w) of the cells from `first` to `last` (excluded)."""

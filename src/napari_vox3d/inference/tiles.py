@@ -92,15 +92,18 @@ class NetworkView:
     ----------
     values
         (z, y, x) real array: numpy, memory-mapped, dask or zarr.
-    scale
-        (3,) voxels of the tomogram per voxel of the view.
+    spacing
+        (3,) voxels of `values` per voxel of the view.
     normalisation
         What is done to values; a negative width turns the contrast round.
+    binning
+        (3,) voxels of the tomogram per voxel of `values`, which may be a coarser level of it.
     """
 
     values: Any
-    scale: tuple[float, float, float]
+    spacing: tuple[float, float, float]
     normalisation: Normalisation
+    binning: tuple[float, float, float] = (1.0, 1.0, 1.0)
 
     @classmethod
     def of(
@@ -113,7 +116,8 @@ class NetworkView:
         """View a tomogram with voxels of `voxel_size` Å.
 
         A tomogram whose voxels are within 2 % of that size keeps them. One that is not calibrated
-        is taken to have just that size. `inverted` swaps dark and bright.
+        is taken to have just that size. Of a tomogram with coarser levels the finest that is not
+        wastefully fine is read. `inverted` swaps dark and bright.
 
         Raises
         ------
@@ -128,18 +132,35 @@ class NetworkView:
             )
         if np.issubdtype(volume.values.dtype, np.complexfloating):
             raise InferenceError(f"Tomogram {volume.name!r} has complex values.")
-        scale = voxel_size / volume.voxel_size if volume.calibrated else np.ones(3)
-        scale = np.where(np.abs(scale - 1) < _SAME_SIZE, 1.0, scale)
-        centre, width, clip = Normalisation.of(volume, scheme)
-        z, y, x = (float(s) for s in scale)
+        level = volume.level_for(voxel_size)
+        spacing = voxel_size / level.voxel_size if volume.calibrated else np.ones(3)
+        spacing = np.where(np.abs(spacing - 1) < _SAME_SIZE, 1.0, spacing)
+        centre, width, clip = Normalisation.of(level, scheme)
         width = -width if inverted else width
-        return cls(volume.values, (z, y, x), Normalisation(centre, width, clip))
+        return cls(
+            level.values,
+            _three(spacing),
+            Normalisation(centre, width, clip),
+            _three(level.voxel_size / volume.voxel_size),
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Voxels of the view that cover the tomogram."""
-        z, y, x = (max(1, round(n / s)) for n, s in zip(self.values.shape, self.scale, strict=True))
+        sizes = zip(self.values.shape, self.spacing, strict=True)
+        z, y, x = (max(1, round(n / s)) for n, s in sizes)
         return z, y, x
+
+    @property
+    def end(self) -> NDArray[np.intp]:
+        """(3,) voxel of the view from which on nothing of the tomogram is left."""
+        lost = np.array(self.binning) > 1  # a coarser level may lack the last, incomplete voxel
+        return np.ceil((self.values.shape + lost) / np.array(self.spacing) - 1e-6).astype(int)
+
+    @property
+    def scale(self) -> tuple[float, float, float]:
+        """(3,) voxels of the tomogram per voxel of the view."""
+        return _three(np.array(self.spacing) * self.binning)
 
     def to_index(self, positions: NDArray[np.floating]) -> NDArray[np.floating]:
         """Voxels (..., 3) of the tomogram for voxels of the view."""
@@ -156,7 +177,7 @@ class NetworkView:
         """
         axes = [
             _Axis.of(a, b, n, s)
-            for a, b, n, s in zip(start, stop, self.values.shape, self.scale, strict=True)
+            for a, b, n, s in zip(start, stop, self.values.shape, self.spacing, strict=True)
         ]
         box: NDArray[np.float32] = np.asarray(
             self.values[tuple(slice(axis.low, axis.high) for axis in axes)]
@@ -202,6 +223,11 @@ class _Axis(NamedTuple):
         matrix = np.zeros((len(self.taps), box.shape[axis]), np.float32)
         np.add.at(matrix, (np.arange(len(self.taps))[:, None], self.taps), self.weights)
         return np.moveaxis(np.tensordot(matrix, box, (1, axis)), 0, axis)
+
+
+def _three(numbers: NDArray[np.floating]) -> tuple[float, float, float]:
+    z, y, x = numbers.tolist()
+    return z, y, x
 
 
 def tiles(shape: Sequence[int], edge: int) -> Iterator[Box]:
