@@ -8,7 +8,8 @@ from ase.build import bulk
 import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, NotEnoughMemory, Vox3dError
 from napari_vox3d.networks import ELFPredictor
-from napari_vox3d.training.elf_fit import Example, _turned, fit_elf, prepare_example
+from napari_vox3d.training.elf_examples import Example, prepare_example, redescribed
+from napari_vox3d.training.elf_fit import fit_elf
 
 ARGUMENTS = {"base": 8, "blocks": 1, "kernel": 1, "attention_every": 0}
 CONTINUOUS = {"backbone": "ckconv", "base": 8, "blocks": 1, "reach": 2.0}
@@ -83,7 +84,7 @@ def test_turning_keeps_values_at_their_places():
         return fraction @ batch.lattice[0]
 
     for seed in range(8):
-        turned = _turned(batch, random.Random(seed))
+        turned = redescribed(batch, random.Random(seed))
         assert torch.equal(turned.inputs, turned.elf)
         shift = (between(turned) - between(batch)) @ torch.linalg.inv(batch.lattice[0])
         torch.testing.assert_close(shift, shift.round(), atol=1e-4, rtol=0)

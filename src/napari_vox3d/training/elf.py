@@ -13,7 +13,9 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.elf import predict_elf
 from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec
 from napari_vox3d.networks.catalogue import Size, find_architecture
-from napari_vox3d.training.elf_fit import Progress, fit_elf, prepare_example
+from napari_vox3d.training.elf_examples import prepare_example
+from napari_vox3d.training.elf_fit import fit_elf
+from napari_vox3d.training.loop import Progress
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from napari_vox3d.training.checkpoints import resume_checkpoint, save_checkpoint
+from napari_vox3d.training.distributed import Ranks, kept_to_oneself
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -27,7 +29,7 @@ class TrainingLoop:
 
         with TrainingLoop(...) as loop:
             for share in loop:
-                loop.descend(loss_of(network))
+                loop.descend(lambda: loss_of(loop.parallel))
                 loop.report(figure)
 
     Parameters
@@ -52,11 +54,17 @@ class TrainingLoop:
         Asked before each step; True ends the training as if the time were up.
     clock
         Gives the seconds that `minutes` are counted in.
+    ranks
+        The processes that train together; the first one sets the pace, writes and reports.
+    half
+        Whether gradients are of float16 and need to be scaled.
 
     Attributes
     ----------
     done
         Steps done, those before an interruption included.
+    parallel
+        The network, averaging its gradients over the processes.
 
     Raises
     ------
@@ -79,12 +87,17 @@ class TrainingLoop:
         on_step: Callable[[int, float], None] | None,
         stop: Callable[[], bool] | None,
         clock: Callable[[], float] = time.monotonic,
+        ranks: Ranks = Ranks(),  # noqa: B008 - frozen
+        half: bool = False,
     ) -> None:
         self._network, self._optimizer = network, optimizer
         self._schedule, self._rate = schedule, rate
         self._minutes, self._steps, self._clock = minutes, steps, clock
         self._seed, self._checkpoint = seed, checkpoint
         self._progress, self._on_step, self._stop = progress, on_step, stop
+        self._ranks, self._place = ranks, next(network.parameters()).device
+        self._scaler = torch.amp.GradScaler(self._place.type, enabled=half)
+        self.parallel = ranks.spread(network)
         self.done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
         self._began = self._saved = clock() - spent
 
@@ -96,21 +109,34 @@ class TrainingLoop:
 
     def __iter__(self) -> Iterator[float]:
         """Share of the training that is done, before each step; the rate is set."""
-        while (share := self._share()) < 1 and not (self._stop is not None and self._stop()):
+        while (share := self._agreed_share()) < 1:
             for group in self._optimizer.param_groups:
                 group["lr"] = self._rate * self._schedule(share)
             yield share
 
-    def descend(self, loss: Tensor) -> None:
-        """Make a step, its gradient being no longer than 1."""
+    def descend(self, *losses: Callable[[], Tensor]) -> None:
+        """Make a step along the sum of some losses, the gradient being no longer than 1.
+
+        Parameters
+        ----------
+        *losses
+            Each computes a loss from the network; only one of them is in memory at a time.
+        """
         self._optimizer.zero_grad()
-        loss.backward()
+        for number, loss in enumerate(losses, 1):
+            last = number == len(losses)
+            with nullcontext() if last else kept_to_oneself(self.parallel):
+                self._scaler.scale(loss()).backward()
+        self._scaler.unscale_(self._optimizer)
         torch.nn.utils.clip_grad_norm_(self._network.parameters(), 1.0)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
 
     def report(self, figure: float) -> None:
         """Count the step, and tell of it."""
         self.done += 1
+        if not self._ranks.first:
+            return
         if self._on_step is not None:
             self._on_step(self.done, figure)
         if self._progress is not None:
@@ -118,13 +144,17 @@ class TrainingLoop:
         if self._clock() - self._saved > _SAVE_EVERY:
             self._save()
 
+    def _agreed_share(self) -> float:
+        stopped = self._ranks.first and self._stop is not None and self._stop()
+        return self._ranks.agree(1.0 if stopped else self._share(), self._place)
+
     def _share(self) -> float:
         by_steps = 1.0 if self._steps == 0 else self.done / self._steps if self._steps else 0.0
         spent = self._clock() - self._began
         return max(by_steps, spent / (60 * self._minutes) if self._minutes else 0.0)
 
     def _save(self) -> None:
-        if self._checkpoint is None:
+        if self._checkpoint is None or not self._ranks.first:
             return
         self._saved = self._clock()
         save_checkpoint(

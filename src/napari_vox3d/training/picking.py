@@ -252,7 +252,7 @@ def _fit(
             # a base has statistics of more tomograms than there are now
             form.normalise(not fine_tuning and share < _FROZEN, loop.done)
             loss = focal_loss(form(crops.to(where)), targets.to(where))
-            loop.descend(loss)
+            loop.descend(lambda: loss)  # noqa: B023 - called at once
             loop.report(loss.item())
     return loop.done
 
