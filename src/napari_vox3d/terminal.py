@@ -2,20 +2,46 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Annotated, Any
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import PICK_FORMATS
+
+if TYPE_CHECKING:
+    from napari_vox3d.picks import Picks
+    from napari_vox3d.volume import Volume
 
 out = Console()
 err = Console(stderr=True)
 
+PickFormat = Enum("PickFormat", {name: name for name in PICK_FORMATS}, type=str)  # type: ignore[misc]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda:0, … or mps.")]
+Format = Annotated[
+    PickFormat | None,
+    typer.Option("--format", help="Format of the picks. Default: the one of the file's name."),
+]
+Inputs = Annotated[list[Path], typer.Argument(help="Input files.", show_default=False)]
+Output = Annotated[
+    Path | None,
+    typer.Option(
+        "--output", "-o", "--out", help="Output file; a folder if there are several inputs."
+    ),
+]
+Spacing = Annotated[
+    float | None,
+    typer.Option(help="Grid spacing in Å; default: the grid of the source."),
+]
 
 
 @contextmanager
@@ -24,7 +50,7 @@ def one_line_errors() -> Iterator[None]:
     try:
         yield
     except Vox3dError as error:
-        _print_error(error)
+        print_error(error)
         raise typer.Exit(2) from None
 
 
@@ -35,14 +61,48 @@ def for_each(items: Iterable[Any], run: Callable[[Any], None]) -> None:
         try:
             run(item)
         except Vox3dError as error:
-            _print_error(error)
+            print_error(error)
             failed = True
     if failed:
         raise typer.Exit(2)
 
 
-def _print_error(error: Vox3dError) -> None:
-    err.print(f"[red]error:[/] {error}", highlight=False, soft_wrap=True)
+def print_error(error: Vox3dError | str) -> None:
+    """Print an error as one line."""
+    err.print("[red]error:[/]", Text(str(error)), soft_wrap=True)
+
+
+def target_path(name: str, output: Path | None, several: bool, suffix: str) -> Path:
+    """File to write: `output` itself, or a name made from the source in it or in this folder.
+
+    Raises
+    ------
+    Vox3dError
+        If several files would be written to one.
+    """
+    if output is not None and not several and not output.is_dir():
+        return output
+    if output is not None and output.exists() and not output.is_dir():
+        raise Vox3dError(f"{output} is a file; give a folder with -o for several inputs.")
+    folder = output or Path()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder / (name + suffix)
+
+
+def save_picks(path: Path, picks: Picks, file_format: PickFormat | None) -> None:
+    """Write picks, and say how many went where."""
+    written = vox.write_picks(path, picks, format=file_format and file_format.value)
+    counts = ", ".join(f"{count} {label}" for label, count in picks.counts().items())
+    names = ", ".join(map(str, written))
+    out.print(f"{names}: {len(picks)} picks" + (f" ({counts})" if counts else ""), soft_wrap=True,
+              markup=False)  # fmt: skip
+
+
+def save_volume(path: Path, volume: Volume) -> None:
+    """Write a volume, and say what went where."""
+    vox.write_volume(path, volume)
+    grid = "×".join(map(str, volume.shape))
+    out.print(f"{path}: {volume.quantity}, {grid} voxels (z×y×x)", highlight=False, markup=False)
 
 
 class Bar:
@@ -82,7 +142,9 @@ def progress_bar(title: str) -> Iterator[Bar]:
 
     columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn(),
                TimeRemainingColumn())  # fmt: skip
-    with Progress(*columns, console=err, transient=True) as bar:
+    # What is printed meanwhile goes above the bar; what goes to a file stays out of its way.
+    above = sys.stdout.isatty()
+    with Progress(*columns, console=err, transient=True, redirect_stdout=above) as bar:
         yield Bar(bar, title)
 
 

@@ -1,0 +1,222 @@
+"""Commands of `vox3d` that run a model, on one file or on many: pick, elf."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+import napari_vox3d as vox
+from napari_vox3d.batch import ELF_FORMATS, Outcome, collection_path
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import PICK_FORMATS
+from napari_vox3d.formats.compression import plain_name
+from napari_vox3d.formats.pick_formats import pick_format_by_name
+from napari_vox3d.terminal import (
+    Device,
+    Format,
+    Inputs,
+    Output,
+    Spacing,
+    err,
+    numbers_by_class,
+    one_line_errors,
+    out,
+    print_error,
+    progress_bar,
+    save_picks,
+    save_volume,
+    target_path,
+)
+
+Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
+ElfFormat = Enum("ElfFormat", {name: name for name in ELF_FORMATS}, type=str)  # type: ignore[misc]
+ModelName = Annotated[str, typer.Option("--model", "-m", help="Model name, folder or file.")]
+Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
+Jobs = Annotated[
+    int | None,
+    typer.Option("--jobs", "-j", min=1, help="Files at a time; workers to start on a cluster."),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(help="tcp://HOST:PORT of a dask scheduler; or slurm, pbs, lsf to start workers."),
+]
+ClusterConfig = Annotated[
+    Path | None, typer.Option(help="YAML file with settings of dask-jobqueue for --scheduler.")
+]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Do files again whose results are there.")
+]
+
+
+def pick(
+    tomograms: Inputs,
+    output: Output = None,
+    model: ModelName = "default",
+    threshold: Annotated[
+        list[str] | None,
+        typer.Option(help="Score threshold, or CLASS=VALUE (repeat for several classes)."),
+    ] = None,
+    min_distance: Annotated[
+        float | None, typer.Option(help="Least distance between picks of a class in Å.")
+    ] = None,
+    file_format: Format = None,
+    one_file: Annotated[
+        bool, typer.Option("--one-file", help="Also write one file with the picks of all.")
+    ] = False,
+    contrast: Annotated[
+        Contrast | None, typer.Option(help="How particles look. Default: as the model expects.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
+    cluster_config: ClusterConfig = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Pick particles in tomograms and write them in a format of `vox3d formats`.
+
+    Without -o the picks of NAME are written to NAME.star in the working folder. Of several
+    tomograms those are skipped whose picks are there and not older, one that cannot be picked does
+    not stop the others, and a table tells what became of them.
+    """
+    options: dict[str, Any] = {
+        "threshold": numbers_by_class(threshold),
+        "min_distance": min_distance,
+        "contrast": contrast and contrast.value,
+        "device": device,
+        "precision": precision,
+    }
+    if len(tomograms) == 1 and not (one_file or jobs or scheduler):
+        _pick_one(tomograms[0], output, model, file_format, options)
+        return
+    named = None if output is None or output.is_dir() else pick_format_by_name(output)
+    with one_line_errors():
+        if named and not one_file:
+            raise Vox3dError(f"{output} names one file; add --one-file, or give a folder.")
+    name = file_format.value if file_format else named or "relion5"
+    folder = output or Path()
+    _run_batch(
+        vox.pick_files, tomograms, folder, model, format=name, one_file=one_file,
+        together=collection_path(folder, name)[1] if one_file else None,
+        **options, **_how(jobs, scheduler, cluster_config, overwrite),
+    )  # fmt: skip
+
+
+def elf(
+    sources: Inputs,
+    output: Output = None,
+    model: ModelName = "default",
+    spacing: Spacing = None,
+    file_format: Annotated[
+        ElfFormat | None, typer.Option("--format", help="Of several results. Default: ELFCAR.")
+    ] = None,
+    device: Device = "auto",
+    precision: Precision = "auto",
+    jobs: Jobs = None,
+    scheduler: Scheduler = None,
+    cluster_config: ClusterConfig = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Predict the ELF of structures (POSCAR, CIF) or on the grid of volumes (CHGCAR, …).
+
+    Without -o the result of NAME is written to NAME.ELFCAR in the working folder. Of several
+    sources those are skipped whose result is there and not older, one that fails does not stop the
+    others, and a table tells what became of them.
+    """
+    options: dict[str, Any] = {"spacing": spacing, "device": device, "precision": precision}
+    kind = file_format.value if file_format else "ELFCAR"
+    if len(sources) == 1 and not (jobs or scheduler):
+        with one_line_errors():
+            path = sources[0]
+            target = target_path(plain_name(path), output, False, ELF_FORMATS[kind])
+            with progress_bar(path.name) as progress:
+                volume = vox.predict_elf(path, model, progress=progress, **options)
+            save_volume(target, volume)
+        return
+    _run_batch(
+        vox.predict_elf_files, sources, output or Path(), model, format=kind, **options,
+        **_how(jobs, scheduler, cluster_config, overwrite),
+    )  # fmt: skip
+
+
+def _pick_one(
+    path: Path, output: Path | None, model: str, file_format: Any, options: dict[str, Any]
+) -> None:
+    # No pick file goes without a suffix, so a bare name is a folder even for one tomogram.
+    folder = output is not None and not output.suffix
+    suffix = PICK_FORMATS[file_format.value if file_format else "relion5"].suffix
+    with one_line_errors():
+        target = target_path(Path(plain_name(path)).stem, output, folder, suffix)
+        tomogram = vox.read_volume(path)
+        with progress_bar(path.name) as progress:
+            picks = vox.pick_particles(tomogram, model, progress=progress, **options)
+        save_picks(target, picks, file_format)
+
+
+def _how(
+    jobs: int | None, scheduler: str | None, cluster_config: Path | None, overwrite: bool
+) -> dict[str, Any]:
+    return {
+        "jobs": jobs or 1,
+        "scheduler": scheduler,
+        "cluster_config": cluster_config,
+        "overwrite": overwrite,
+    }
+
+
+def _run_batch(
+    function: Callable[..., list[Outcome]],
+    sources: Sequence[Path],
+    *args: Any,
+    together: Path | None = None,
+    **options: Any,
+) -> None:
+    """Run a batch with a bar, a line for each file and a table; status 2 if any file failed.
+
+    `together` is the file with the results of all, if there is one.
+    """
+    with one_line_errors():
+        try:
+            with progress_bar(f"{len(sources)} files") as progress:
+                outcomes = function(sources, *args, progress=progress, on_outcome=_tell, **options)
+        except KeyboardInterrupt:
+            err.print("Stopped. Finished files stay; give the same command to go on.")
+            raise typer.Exit(130) from None
+    _print_summary(outcomes)
+    if together is not None and together.exists():
+        out.print(f"{together}: the picks of all", soft_wrap=True, highlight=False, markup=False)
+    if any(outcome.state == "failed" for outcome in outcomes):
+        raise typer.Exit(2)
+
+
+def _tell(outcome: Outcome) -> None:
+    if outcome.state == "failed":
+        print_error(outcome.problem)
+    elif outcome.state == "done":
+        found = "" if outcome.count is None else f"{outcome.count} picks, "
+        names = ", ".join(outcome.targets)
+        out.print(f"{names}: {found}{outcome.seconds:.1f} s", soft_wrap=True, markup=False)
+
+
+def _print_summary(outcomes: Sequence[Outcome]) -> None:
+    table = Table("result", "files", "picks", "which")
+    for state in ("done", "skipped", "failed"):
+        some = [outcome for outcome in outcomes if outcome.state == state]
+        picks = [outcome.count for outcome in some if outcome.count is not None]
+        which = {
+            "done": "",
+            "skipped": "results are there; --overwrite does them again",
+            "failed": ", ".join(Path(outcome.source).name for outcome in some),
+        }[state]
+        if some:
+            table.add_row(state, str(len(some)), str(sum(picks)) if picks else "", Text(which))
+    out.print(table)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {"elf": elf, "pick": pick}
