@@ -92,12 +92,23 @@ def test_names_of_classes_become_numbers_with_a_word(tmp_path):
     assert read_picks(path).labels.tolist() == ["1", "2", "1"]
 
 
-def test_another_binning_is_rescaled_with_a_word_and_a_calibration_is_not(tmp_path):
+def test_another_binning_is_rescaled_and_a_calibration_keeps_voxels(tmp_path):
     path, _ = write_picks(tmp_path / "p.tbl", picks())
-    with pytest.warns(UserWarning, match=r"voxels of 10 Å, and TS_01 has voxels of 20 Å"):
+    message = r"made on voxels of 10 Å, and TS_01 has 44 × 136 × 84 voxels of 20 Å\. Positions in Å"
+    with pytest.warns(UserWarning, match=message):
         binned = read_picks(path, tomogram(20.0))
     np.testing.assert_allclose(binned.indices, INDICES / 2, atol=1e-6)
-    np.testing.assert_allclose(read_picks(path, tomogram(10.2)).indices, INDICES, atol=1e-6)
+    with pytest.warns(UserWarning, match="Voxel indices were kept"):
+        calibrated = read_picks(path, tomogram(10.2))
+    np.testing.assert_allclose(calibrated.indices, INDICES, atol=1e-6)
+
+
+def test_tables_that_nobody_told_the_pixel_size(tmp_path):
+    path, _ = write_picks(tmp_path / "p.tbl", replace(picks(), voxel_size=1.0))
+    table = dynamotable.read(path)
+    np.testing.assert_allclose(table["apix"], 1)
+    found = read_picks(path, tomogram(20.0))
+    np.testing.assert_allclose(found.indices, INDICES * 10, atol=1e-6)
 
 
 def test_damaged_tables(tmp_path):

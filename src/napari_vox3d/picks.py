@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -14,6 +14,10 @@ from napari_vox3d.errors import Vox3dError
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
+    from napari_vox3d.volume import Volume
+
+_MADE_ON = "made_on"  # in metadata: the grid that picks were on before they were moved
+_PIXEL_SIZE = "tilt_series_pixel_size"
 
 CLASS_COLOURS = (
     "#e69f00", "#56b4e9", "#009e73", "#f0e442", "#d55e00",
@@ -145,3 +149,122 @@ class Picks:
             column = getattr(self, name)
             columns[name] = None if column is None else column[chosen]
         return replace(self, **columns)
+
+    def fitting(self, volume: Volume) -> str:
+        """Say how the grid that these picks were made on differs from a tomogram's.
+
+        Grids fit if they are of the same extent in Å, as two binnings of one tomogram are. Where
+        the picks do not know their shape, voxels have to be of the same size; where they know
+        nothing, the picks have to lie inside.
+
+        Returns
+        -------
+        str
+            One sentence, or nothing if the picks fit.
+        """
+        if not self._on_grid_of(volume):
+            own = _grid(self.shape, self.voxel_size)
+            theirs = _grid(volume.shape, volume.voxel_size if volume.calibrated else None)
+            return (
+                f"The picks were made on {own}, and {volume.name or 'the tomogram'} has {theirs}."
+            )
+        index = self.positions / volume.voxel_size
+        outside = int(((index < -0.5) | (index > np.array(volume.shape) - 0.5)).any(axis=1).sum())
+        if outside:
+            return f"{outside} of {len(self)} picks lie outside {volume.name or 'the tomogram'}."
+        return ""
+
+    def _on_grid_of(self, volume: Volume) -> bool:
+        if self.voxel_size is None:
+            return self.shape in (None, volume.shape)
+        if np.allclose(self.voxel_size, volume.voxel_size, rtol=1e-3):
+            return self.shape in (None, volume.shape)
+        if self.shape is None or not volume.calibrated:
+            return False
+        extents = [np.array(grid.shape) * grid.voxel_size for grid in (self, volume)]
+        tolerance = np.maximum(self.voxel_size, volume.voxel_size)  # binning rounds
+        return bool(np.all(np.abs(extents[0] - extents[1]) < tolerance))
+
+    def moved_to(self, volume: Volume, by: Literal["angstrom", "voxels"]) -> Picks:
+        """Bring picks into the frame of a tomogram.
+
+        Parameters
+        ----------
+        volume
+            The tomogram: the result has its name, shape and voxel size.
+        by
+            What stays: ``"angstrom"`` keeps positions in Å, which is right for another binning;
+            ``"voxels"`` keeps voxel indices, and scales all lengths by the ratio of voxel sizes,
+            which is right where the size of the voxels was wrong or unknown.
+
+        Returns
+        -------
+        Picks
+            ``metadata["made_on"]`` tells the grid they were on if it was another, for `as_made`.
+
+        Raises
+        ------
+        Vox3dError
+            If voxel indices are to stay, and these picks carry no voxel size.
+        """
+        factor = np.ones(3)
+        if by == "voxels":
+            if self.voxel_size is None:
+                raise Vox3dError("These picks carry no voxel size, so only Å can be kept.")
+            factor = volume.voxel_size / self.voxel_size
+        made_on = {} if self.voxel_size is None or self._on_grid_of(volume) else {
+            _MADE_ON: {
+                "voxel_size": self.voxel_size.tolist(),
+                "shape": None if self.shape is None else list(self.shape),
+                "tomogram": self.tomogram,
+                "kept": by,
+            }
+        }  # fmt: skip
+        moved = self._scaled(factor)
+        return replace(
+            moved,
+            tomogram=volume.name or self.tomogram,
+            shape=volume.shape,
+            voxel_size=volume.voxel_size,
+            metadata={**moved.metadata, **made_on},
+        )
+
+    def as_made(self) -> Picks:
+        """Undo `moved_to`: the same picks on the grid that they were made on."""
+        before = self.metadata.get(_MADE_ON)
+        if before is None or self.voxel_size is None:
+            return self
+        kept_voxels = before["kept"] == "voxels"
+        factor = np.array(before["voxel_size"]) / self.voxel_size if kept_voxels else np.ones(3)
+        made = self._scaled(factor)
+        return replace(
+            made,
+            tomogram=before["tomogram"],
+            shape=before["shape"],
+            voxel_size=before["voxel_size"],
+            metadata={key: value for key, value in made.metadata.items() if key != _MADE_ON},
+        )
+
+    def _scaled(self, factor: NDArray[np.float64]) -> Picks:
+        """Multiply lengths by (3,) factors."""
+        if (factor == 1).all():
+            return self
+        mean = float(np.cbrt(factor.prod()))
+        metadata = dict(self.metadata)
+        if _PIXEL_SIZE in metadata:
+            metadata[_PIXEL_SIZE] *= mean
+        return replace(
+            self,
+            positions=self.positions * factor,
+            radii=None if self.radii is None else self.radii * mean,
+            metadata=metadata,
+        )
+
+
+def _grid(shape: tuple[int, ...] | None, voxel_size: NDArray[np.float64] | None) -> str:
+    """``44 × 136 × 84 voxels of 10 Å``, or what is known of it."""
+    count = "" if shape is None else " × ".join(map(str, shape)) + " "
+    if voxel_size is None:
+        return f"{count}voxels of unknown size"
+    sizes = [f"{size:.4g}" for size in voxel_size]
+    return f"{count}voxels of {sizes[0] if len(set(sizes)) == 1 else ' × '.join(sizes)} Å"

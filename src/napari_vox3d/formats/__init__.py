@@ -11,6 +11,7 @@ import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from importlib import import_module
 from pathlib import Path
@@ -84,7 +85,8 @@ def read_volumes(path: str | Path) -> list[Volume]:
     -------
     list of Volume
         One per grid: the members of a volume stack, the spin channels of a VASP file, the
-        channels of a TIFF or OME-Zarr. Uncompressed MRC and TIFF files are memory-mapped and
+        channels of a TIFF or OME-Zarr; ``metadata["member"]`` counts several from 0.
+        Uncompressed MRC and TIFF files are memory-mapped and
         OME-Zarr is read chunk by chunk; neither is loaded.
 
     Raises
@@ -103,7 +105,10 @@ def read_volumes(path: str | Path) -> list[Volume]:
     if file_format in PICK_FORMATS:
         raise FormatError(path, "holds picks and no grid", hint="Open it with read_picks.")
     with _clear_errors(path):
-        return _module(file_format).read(path)
+        volumes = _module(file_format).read(path)
+    if len(volumes) == 1:
+        return volumes
+    return [replace(v, metadata={**v.metadata, "member": n}) for n, v in enumerate(volumes)]
 
 
 def read_volume(path: str | Path) -> Volume:
@@ -131,7 +136,12 @@ def write_volume(path: str | Path, volume: Volume) -> None:
     _module(file_format).write(path, volume)
 
 
-def read_picks(path: str | Path, volume: Volume | None = None, format: str | None = None) -> Picks:
+def read_picks(
+    path: str | Path,
+    volume: Volume | None = None,
+    format: str | None = None,
+    by: Literal["angstrom", "voxels"] | None = None,
+) -> Picks:
     """Read particle picks.
 
     Parameters
@@ -144,18 +154,30 @@ def read_picks(path: str | Path, volume: Volume | None = None, format: str | Non
         them, and the name by which a file of several tomograms is searched.
     format
         One of `PICK_FORMATS`, for a file whose name says another or none.
+    by
+        What stays of picks that were made on another grid than that of `volume`, as in
+        `Picks.moved_to`. Default: voxel indices where the grids are of one shape or their voxels
+        of nearly one size, or the size of the tomogram's voxels is unknown; else Å.
 
     Raises
     ------
     FormatError
         If the file is missing, damaged or of another kind, or if it can only be understood with
         its tomogram and `volume` is None.
+
+    Warns
+    -----
+    UserWarning
+        If the picks were made on another grid, or lie outside the tomogram.
     """
     path = _readable(path)
     with _clear_errors(path):
         name = format or _pick_format_of(path)
         known = _known_pick_format(path, name, "is not a known pick file")
-        return _module(known.module).read(path, volume)
+        picks = _module(known.module).read(path, volume)
+    if volume is None:
+        return picks
+    return _module("frame").fitted(path, picks, volume, counts_in=known.counts_in, by=by)
 
 
 def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> list[Path]:

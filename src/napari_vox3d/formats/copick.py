@@ -67,7 +67,10 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(path, f"holds a point that is not one of copick's ({error!r})") from None
     run = Run.from_metadata({"run": content.get(_RUN)})
-    frame = {"tomogram": content.get("run_name") or "", "voxel_size": content.get("voxel_spacing")}
+    frame = frame_of(volume)
+    if content.get("voxel_spacing"):
+        frame = {"voxel_size": content["voxel_spacing"]}
+    frame["tomogram"] = content.get("run_name") or (volume.name if volume else "")
     return Picks(
         np.array(positions, float).reshape(-1, 3),
         labels,
@@ -77,7 +80,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
             **{key: content[key] for key in ("user_id", "session_id") if key in content},
             **({} if run is None else run.as_metadata()),
         },
-        **{**frame, **frame_of(volume)},
+        **frame,
     )
 
 

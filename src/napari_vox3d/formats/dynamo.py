@@ -21,12 +21,11 @@ from napari_vox3d.formats import orientations
 from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
-    frame_of,
+    frame_of_file,
     name_in,
     rows_of_tomogram,
     series_name,
     voxel_size_for_writing,
-    voxel_size_of_file,
 )
 from napari_vox3d.picks import Picks
 
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
 _TAG, _ALIGNED, _AVERAGED, _SCORE, _TOMOGRAM, _CLASS, _PIXEL_SIZE = 0, 1, 2, 9, 19, 21, 35
 _SHIFTS, _ANGLES, _POSITION = slice(3, 6), slice(6, 9), slice(23, 26)
 _COLUMNS = 42  # of a table that `dynamo_table_blank` makes
+_UNSET = 1.0  # Å, the pixel size of tables to which nobody told it
 _FIRST = 1  # MATLAB's index of the first voxel
 # Dynamo's own name of the map that it lays into a folder of particles.
 _MAP_OF_FOLDER = "indices_column20.doc"
@@ -98,15 +98,19 @@ def _picks(
     """Picks of rows that are all of one tomogram."""
     number = int(table[0, _TOMOGRAM]) if len(table) else 0
     stated = table[0, _PIXEL_SIZE] if len(table) and table.shape[1] > _PIXEL_SIZE else None
-    voxel_size = voxel_size_of_file(path, stated, volume)
-    frame = {"tomogram": series_name(tomograms.get(number, "")), "voxel_size": voxel_size}
+    if stated == _UNSET:
+        stated = None
+    frame = {
+        "tomogram": series_name(tomograms.get(number, "")) or (volume.name if volume else ""),
+        **frame_of_file(path, stated, volume),
+    }
     classes, scores = table[:, _CLASS].astype(int), table[:, _SCORE]
     return Picks(
-        (table[:, _POSITION] + table[:, _SHIFTS] - _FIRST)[:, ::-1] * voxel_size,
+        (table[:, _POSITION] + table[:, _SHIFTS] - _FIRST)[:, ::-1] * frame["voxel_size"],
         classes.astype(str) if classes.any() else np.array(UNNAMED_CLASS),
         scores if scores.any() else None,
         orientations.from_euler(table[:, _ANGLES], orientations.DYNAMO),
-        **{**frame, **frame_of(volume)},
+        **frame,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import warnings
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,13 +63,10 @@ def voxel_size_for_writing(path: Path, picks: Picks) -> NDArray[np.float64]:
     return picks.voxel_size
 
 
-def voxel_size_of_file(
+def frame_of_file(
     path: Path, stated: float | NDArray[np.float64] | None, volume: Volume | None
-) -> NDArray[np.float64]:
-    """(3,) Å of the voxels that a file counts in, which may state their size itself.
-
-    Sizes that differ by less than a twentieth are those of one grid before and after calibration,
-    so the tomogram's is right. Others mean that the picks were made in another binning.
+) -> dict[str, Any]:
+    """Fields of `Picks` for a file in voxels that may state their size; else the tomogram's.
 
     Parameters
     ----------
@@ -83,26 +81,53 @@ def voxel_size_of_file(
     ------
     FormatError
         If neither tells.
+    """
+    if stated is None or not np.all(np.asarray(stated) > 0):
+        return {**frame_of(volume), "voxel_size": voxel_size_for_reading(path, volume)}
+    if volume is None or np.ndim(stated):
+        return {"voxel_size": np.broadcast_to(np.asarray(stated, float), 3)}
+    return {"voxel_size": stated * volume.voxel_size / volume.voxel_size[-1]}
+
+
+def fitted(path: Path, picks: Picks, volume: Volume, *, counts_in: str, by: str | None) -> Picks:
+    """Picks of a file in the frame of a tomogram, with a word if they were made on another grid.
+
+    Parameters
+    ----------
+    path
+        The pick file, for messages.
+    picks
+        Picks in the frame that the file tells.
+    volume
+        The tomogram.
+    counts_in
+        ``"angstrom"`` or ``"voxels"``: the unit of the format.
+    by
+        What stays, as in `Picks.moved_to`. None: voxel indices, where the size of the tomogram's
+        voxels is unknown, or the grids are of one shape, or voxels differ by less than a twentieth,
+        which is one grid before and after calibration; else Å.
 
     Warns
     -----
     UserWarning
-        If the picks were made in another binning.
+        If the picks do not fit, except that files in Å may be of another binning.
     """
-    if stated is None or not np.all(np.asarray(stated) > 0):
-        return voxel_size_for_reading(path, volume)
-    if volume is None:
-        return np.broadcast_to(np.asarray(stated, float), 3)
-    one = np.ndim(stated) == 0
-    size = stated * (volume.voxel_size / volume.voxel_size[-1] if one else np.ones(3))
-    if not volume.calibrated or np.allclose(size, volume.voxel_size, rtol=0.05):
-        return volume.voxel_size
-    warnings.warn(
-        f"{path.name} counts in voxels of {size[-1]:.4g} Å, and {volume.name} has voxels of "
-        f"{volume.voxel_size[-1]:.4g} Å: the positions were rescaled.",
-        stacklevel=4,
-    )
-    return size
+    if by is None:
+        same_grid = picks.shape == volume.shape or not volume.calibrated
+        by = "voxels" if picks.voxel_size is not None and (
+            same_grid or np.allclose(picks.voxel_size, volume.voxel_size, rtol=0.05)
+        ) else "angstrom"  # fmt: skip
+    moved = picks.moved_to(volume, by)  # type: ignore[arg-type]
+    problem = moved.fitting(volume)
+    another_binning = counts_in == "angstrom" and by == "angstrom" and picks.shape is None
+    if "made_on" in moved.metadata and not another_binning:
+        kept = {"angstrom": "Positions in Å", "voxels": "Voxel indices"}[by]
+        problem = f"{picks.fitting(volume)} {kept} were kept. {problem}".rstrip()
+    if problem:
+        warnings.warn(f"{path.name}: {problem}", stacklevel=4)
+    if series_name(picks.tomogram) == series_name(volume.name):
+        moved = replace(moved, tomogram=picks.tomogram)  # as the file spells it
+    return moved
 
 
 # What programs add to the name of a tilt series when they name its tomograms.

@@ -19,9 +19,8 @@ from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
-    frame_of,
+    frame_of_file,
     voxel_size_for_writing,
-    voxel_size_of_file,
 )
 from napari_vox3d.picks import CLASS_COLOURS, Picks
 
@@ -84,7 +83,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     except (struct.error, ValueError, IndexError):
         raise FormatError(path, "is a damaged IMOD model, or a part of one") from None
     stated = pixel_size * _UNITS.get(unit, 0) * scales[::-1]
-    voxel_size = voxel_size_of_file(path, stated, volume)
+    frame = frame_of_file(path, stated, volume)
+    voxel_size = frame["voxel_size"]
     points = np.concatenate([np.zeros((0, 3)), *(contour.points for contour in contours)]) + shift
     sizes, values = (
         np.concatenate([np.zeros(0), *(getattr(contour, name) for contour in contours)])
@@ -93,13 +93,14 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     if not np.isfinite(points).all():
         raise FormatError(path, "lacks coordinates of points")
     size = header[3], header[2], header[1]
-    frame = {"voxel_size": voxel_size, "shape": size if min(size) > 0 else None}
+    if min(size) > 0 and "tomogram" not in frame:
+        frame["shape"] = size
     return Picks(
         (points[:, ::-1] - CENTRE) * voxel_size,
         np.repeat([c.label for c in contours] or [""], [len(c.points) for c in contours] or [0]),
         values,
         radii=sizes * voxel_size[-1] if len(sizes) and (sizes >= 0).all() else None,
-        **{**frame, **frame_of(volume)},
+        **frame,
     )
 
 

@@ -22,6 +22,8 @@ class PickFormat:
         The module of `napari_vox3d.formats` that reads and writes it.
     classes
         ``"names"``, ``"numbers"``, ``"one"`` (a file holds one class), or ``"none"``.
+    counts_in
+        Unit of positions: ``"angstrom"`` or ``"voxels"``.
     scores, angles, radii
         Whether it holds them.
     several_tomograms
@@ -36,6 +38,7 @@ class PickFormat:
     suffix: str
     module: str
     classes: Literal["names", "numbers", "one", "none"]
+    counts_in: Literal["angstrom", "voxels"] = "voxels"
     scores: bool = False
     angles: bool = False
     radii: bool = False
@@ -47,14 +50,16 @@ class PickFormat:
 # The first format of a suffix is its default.
 PICK_FORMATS: dict[str, PickFormat] = {
     "relion5": PickFormat(
-        "RELION 5", ".star", "star", "names", scores=True, angles=True, radii=True,
+        "RELION 5", ".star", "star", "names", "angstrom", scores=True, angles=True, radii=True,
         several_tomograms=True, needs=("voxel size", "shape"), options={"centred": True},
     ),
     "relion4": PickFormat(
         "RELION 4, Warp", ".star", "star", "names", scores=True, angles=True, radii=True,
         several_tomograms=True, options={"centred": False},
     ),
-    "copick": PickFormat("copick", ".json", "copick", "one", scores=True, angles=True, needs=()),
+    "copick": PickFormat(
+        "copick", ".json", "copick", "one", "angstrom", scores=True, angles=True, needs=(),
+    ),
     "dynamo": PickFormat(
         "Dynamo", ".tbl", "dynamo", "numbers", scores=True, angles=True, several_tomograms=True,
     ),
@@ -67,7 +72,7 @@ PICK_FORMATS: dict[str, PickFormat] = {
     "coords": PickFormat("TomoTwin, boxmanager", ".coords", "coords", "none"),
     "portal": PickFormat("CryoET Data Portal", ".ndjson", "portal", "one", angles=True),
     "csv": PickFormat(
-        "Table", ".csv", "table", "names", scores=True, angles=True, radii=True,
+        "Table", ".csv", "table", "names", "angstrom", scores=True, angles=True, radii=True,
         several_tomograms=True, needs=(),
     ),
 }  # fmt: skip

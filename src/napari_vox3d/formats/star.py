@@ -10,6 +10,7 @@ tomogram. RELION has no class names and no radii; these files carry them in the 
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,7 +106,7 @@ def _picks(
         **{name: _rows_about(block, particles, tomogram) for name, block in blocks.items()},
     }
     pixel_size = _pixel_size(blocks)
-    frame = frame_of(volume) or _frame_in_file(blocks, pixel_size)
+    frame = _frame(path, _frame_in_file(blocks, pixel_size), volume)
     if _CENTRED[0] in particles:
         if "shape" not in frame:
             raise FormatError(
@@ -295,6 +296,23 @@ def _number(name: str, blocks: dict[str, DataFrame]) -> float | None:
             if len(values):
                 return float(values.iloc[0])
     return None
+
+
+def _frame(path: Path, own: dict[str, Any], volume: Volume | None) -> dict[str, Any]:
+    """Frame that a file counts in: its own if it tells it, unless that is another tomogram's."""
+    theirs = frame_of(volume)
+    if volume is None or "shape" not in own or not volume.calibrated:
+        return theirs if "voxel_size" not in own else own
+    grid = Picks(np.zeros((0, 3)), np.zeros(0, str), **own)
+    if not grid.fitting(volume):
+        return theirs
+    if np.allclose(own["voxel_size"], volume.voxel_size, rtol=1e-3):
+        warnings.warn(
+            f"{path.name}: {grid.fitting(volume)} The size of the tomogram was used.",
+            stacklevel=5,
+        )
+        return theirs
+    return own
 
 
 def _frame_in_file(blocks: dict[str, DataFrame], pixel_size: float | None) -> dict[str, Any]:

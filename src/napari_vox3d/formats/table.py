@@ -104,8 +104,9 @@ def _picks(path: Path, rows: list[_Row], columns: list[str], volume: Volume | No
         indices = numbers(_NAPARI)
     if positions is None and indices is not None:
         positions = indices * voxel_size_for_reading(path, volume)
-    elif positions is not None and indices is not None and volume is None:
-        frame["voxel_size"] = _ratio(positions, indices)
+    elif positions is not None and indices is not None:
+        own = _ratio(positions, indices)
+        frame = frame if own is None else {"voxel_size": own}
     if positions is None:
         raise FormatError(
             path,
@@ -117,8 +118,7 @@ def _picks(path: Path, rows: list[_Row], columns: list[str], volume: Volume | No
     if not np.isfinite(positions).all():
         row = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise FormatError(path, "lacks a coordinate", where=f"line {rows[row][_LINE]}")
-    if volume is None:
-        frame["tomogram"] = next(iter(words("tomogram") or []), "")
+    frame.setdefault("tomogram", next(iter(words("tomogram") or []), ""))
     scores, radii = numbers(("score",)), numbers((_RADIUS,))
     return Picks(
         positions,
