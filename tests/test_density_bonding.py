@@ -235,8 +235,72 @@ def test_flat_ground_through_the_whole_crystal_hides_no_maximum():
     elf = hills(CUBIC, [[0, 0, 0]], [0.0], atoms)
     z, y, x = np.moveaxis(displacements(elf, np.zeros(3)), -1, 0)
     values = (0.6 + 0.001 * np.cos(4 * np.pi * x / 6)) * np.exp(-(y**2 + z**2))
-    found = maxima(elf.with_values(values))
+    elf = elf.with_values(values)
+    found = maxima(elf, prominence=0)
     assert Counter(found.positions.round(1)[:, 2].tolist()) == {0.0: 1, 3.0: 1}
+    np.testing.assert_allclose(found.metadata["prominence"], 0.002, atol=1e-4)
+    prominent = maxima(elf)
+    assert len(prominent) == 0
+    assert prominent.metadata["hardly prominent"] == 2
+
+
+def test_prominence_is_the_fall_on_the_best_way_to_one_as_high():
+    # two equal hills and a lower one between them, on a line along x
+    atoms = Atoms("C2", [[1, 3, 3], [4, 3, 3]], cell=[9, 6, 6], pbc=True)
+    points = [[1.5, 3, 3], [2.5, 3, 3], [3.5, 3, 3]]
+    elf = hills(np.diag([9.0, 6, 6]), points, [0.9, 0.7, 0.9], atoms, width=0.35)
+    found = maxima(elf)
+    np.testing.assert_allclose(found.scores, [0.9, 0.9, 0.7], atol=0.01)
+    # from 0.9 to the pass at 0.29, but from 0.7 to the pass towards the nearer grid points
+    np.testing.assert_allclose(found.metadata["prominence"], [0.6, 0.6, 0.36], atol=0.03)
+
+
+@pytest.mark.parametrize("repeats", [(2, 1, 1), (1, 2, 2)])
+def test_prominence_does_not_depend_on_the_cell(repeats):
+    # one hill in a cell: the one as high is its own image, nearest along c
+    atoms = Atoms("C", [[1, 1, 1]], cell=[4, 4, 2], pbc=True)
+    elf = hills(np.diag([4.0, 4, 2]), [[2, 2, 1]], [0.9], atoms, width=0.7)
+    (alone,) = maxima(elf).metadata["prominence"]
+    edge = elf.values[0, 12, 12]
+    assert alone == pytest.approx(0.9 - edge, abs=0.01)
+    several = maxima(supercell(elf, repeats)).metadata["prominence"]
+    np.testing.assert_allclose(several, alone, atol=1e-6)
+
+
+def test_equivalent_maxima_are_equally_prominent(silicon, graphite):
+    for elf in (silicon, graphite):
+        prominence = maxima(elf).metadata["prominence"]
+        np.testing.assert_allclose(prominence, prominence[0], atol=0.005)
+        assert min(prominence) > 0.2
+
+
+@pytest.mark.parametrize(
+    ("metal", "places", "kind"),
+    [
+        ("O", [[3, 3, 2.05]], "bond"),
+        ("B", [[3, 3, 1.7], [3, 3, 4.3]], "bond"),
+        ("K", [[3, 3, 0.3], [3, 3, 5.7], [0.3, 3, 3], [5.7, 3, 3]], "lone pair"),
+    ],
+    ids=["hydroxide", "bridge", "hydride"],
+)
+def test_hydrogen_with_many_neighbours_is_an_ion(metal, places, kind):
+    atoms = Atoms(f"H{metal}{len(places)}", [[3, 3, 3], *places], cell=CUBIC, pbc=True)
+    found = maxima(hills(CUBIC, [[3, 3, 3]], [0.95], atoms))
+    assert found.labels.tolist() == [kind]
+
+
+def test_stretched_hydrogen_is_bonded():
+    atoms = Atoms("H2", [[2.6, 3, 3], [3.4, 3, 3]], cell=CUBIC, pbc=True)
+    assert maxima(hills(CUBIC, [[3, 3, 3]], [0.99], atoms)).labels.tolist() == ["bond"]
+
+
+def test_a_void_between_near_atoms_is_interstitial():
+    # body-centred cubic: a tetrahedral void has pairs of atoms on both sides of it
+    atoms = Atoms("Mg2", [[0, 0, 0], [1.7, 1.7, 1.7]], cell=np.eye(3) * 3.4, pbc=True)
+    voids = hills(np.eye(3) * 3.4, [[1.7, 0.85, 0]], [0.8], atoms, width=0.3)
+    assert maxima(voids).labels.tolist() == ["interstitial"]
+    bonds = hills(np.eye(3) * 3.4, [[0.85, 0.85, 0.85]], [0.8], atoms, width=0.3)
+    assert maxima(bonds).labels.tolist() == ["bond"]
 
 
 def test_maxima_are_picks_that_go_into_a_table(silicon, tmp_path):
