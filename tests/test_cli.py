@@ -1,5 +1,6 @@
 import json
 from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -134,6 +135,19 @@ def test_convert_between_pick_formats_keeps_positions(run, tomogram, tmp_path):
     assert result.exit_code == 0, result.output + result.stderr
     again = vox.read_picks(tmp_path / "b.star", vox.read_volume(tomogram))
     np.testing.assert_allclose(again.positions, picks.positions, atol=1e-2)
+
+
+def test_convert_keeps_spin_channels_and_augmentation(run, tmp_path):
+    source = Path(__file__).parent / "data" / "vasp" / "CHGCAR.dummy_spin"
+    result = run("convert", source, tmp_path / "CHGCAR")
+    assert result.exit_code == 0, result.output
+    before, after = vox.read_volumes(source), vox.read_volumes(tmp_path / "CHGCAR")
+    assert [volume.quantity for volume in after] == ["electron density", "spin density"]
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_allclose(other.values, one.values)
+        assert other.metadata["vasp"]["after"] == one.metadata["vasp"]["after"]
+    with pytest.warns(UserWarning, match="holds one grid; left out: .* difference"):
+        vox.write_volume(tmp_path / "density.cube", before)
 
 
 def test_convert_volume(run, tomogram, tmp_path):

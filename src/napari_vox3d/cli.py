@@ -101,7 +101,7 @@ def convert(
             picks = _read_picks(source, volume)
             save_picks(target, picks, file_format)
         else:
-            save_volume(target, vox.read_volume(source))
+            save_volume(target, vox.read_volumes(source))
 
 
 @app.command()

@@ -98,11 +98,12 @@ def save_picks(path: Path, picks: Picks, file_format: PickFormat | None) -> None
               markup=False)  # fmt: skip
 
 
-def save_volume(path: Path, volume: Volume) -> None:
-    """Write a volume, and say what went where."""
+def save_volume(path: Path, volume: Volume | Sequence[Volume]) -> None:
+    """Write a volume, or those of one file, and say what went where."""
     vox.write_volume(path, volume)
-    grid = "×".join(map(str, volume.shape))
-    out.print(f"{path}: {volume.quantity}, {grid} voxels (z×y×x)", highlight=False, markup=False)
+    first = volume if isinstance(volume, vox.Volume) else volume[0]
+    grid = "×".join(map(str, first.shape))
+    out.print(f"{path}: {first.quantity}, {grid} voxels (z×y×x)", highlight=False, markup=False)
 
 
 class Bar:

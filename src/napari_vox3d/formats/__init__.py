@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import warnings
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -116,14 +117,28 @@ def read_volume(path: str | Path) -> Volume:
     return read_volumes(path)[0]
 
 
-def write_volume(path: str | Path, volume: Volume) -> None:
+def write_volume(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
     """Write a volume in the format that the file's name says.
+
+    Parameters
+    ----------
+    path
+        File to write.
+    volume
+        A volume, or those of one file as `read_volumes` gives them: a VASP file takes all spin
+        channels, with the augmentation occupancies and moments that came with them; others the
+        first.
 
     Raises
     ------
     FormatError
         If the name says no volume format, the format cannot hold this volume, or the file cannot
         be written.
+
+    Warns
+    -----
+    UserWarning
+        If volumes are left out.
     """
     path = Path(path)
     file_format = _grid_format_by_name(path)
@@ -133,6 +148,11 @@ def write_volume(path: str | Path, volume: Volume) -> None:
             "does not have the name of a volume file",
             hint=f"Names that can be written: {_VOLUME_NAMES}.",
         )
+    if isinstance(volume, Sequence) and file_format != "vasp":
+        volume, *others = volume
+        if others:
+            left = ", ".join(other.name or other.quantity for other in others)
+            warnings.warn(f"{path}: holds one grid; left out: {left}.", stacklevel=2)
     _module(file_format).write(path, volume)
 
 
