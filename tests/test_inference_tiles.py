@@ -105,3 +105,32 @@ def test_coarser_views_average_noise_away(noise):
 def test_nearly_equal_voxels_and_uncalibrated_ones_are_kept(noise):
     assert NetworkView.of(volume(noise, 10.012), 10, "none").scale == (1, 1, 1)
     assert NetworkView.of(volume(noise, 1, calibrated=False), 10, "none").scale == (1, 1, 1)
+
+
+@pytest.mark.parametrize("length", [48, 49])
+def test_of_a_multiscale_tomogram_the_fitting_level_is_read_in_the_frame_of_the_finest(length):
+    coarse = np.random.default_rng(0).normal(size=(24, 20, 22)).astype(np.float32)
+    finest = np.zeros((length, 40, 44), np.float32)
+    tomogram = volume(finest, 5.0, coarser=(volume(coarse, 10.0, origin=np.full(3, 2.5)),))
+    view = NetworkView.of(tomogram, 10, "none")
+    assert view.shape == coarse.shape
+    np.testing.assert_array_equal(view.read((0, 0, 0), coarse.shape), coarse)
+    assert view.scale == (2, 2, 2)
+    np.testing.assert_allclose(view.to_index(np.zeros(3)), 0.5)
+    np.testing.assert_allclose(view.from_index(view.to_index(np.arange(3))), np.arange(3))
+    assert (view.end * 2 >= finest.shape).all()
+
+
+def test_a_turned_tomogram_is_refused(noise):
+    turned = Volume(noise, [[10, 0, 0], [0, 0, 10], [0, 10, 0]], name="t")
+    with pytest.raises(InferenceError, match="'t' is rotated, mirrored or sheared"):
+        NetworkView.of(turned, 10, "robust")
+
+
+@pytest.mark.parametrize("shape", [(2, 900, 900), (20, 22, 24)])
+def test_the_statistics_do_not_depend_on_chunks(shape):
+    values = np.random.default_rng(0).normal(3, 2, shape).astype(np.float32)
+    plain = Normalisation.of(volume(values), "robust")
+    chunked = Normalisation.of(volume(da.from_array(values, chunks=(3, 7, 300))), "robust")
+    assert chunked == plain
+    assert plain.centre == pytest.approx(3, abs=0.1)

@@ -35,11 +35,16 @@ def is_zarr(path: Path) -> bool:
 
 
 def holds_volume(path: Path) -> bool:
-    """True if a folder is an OME-Zarr image with z, y and x that is not one of labels."""
+    """True if a folder is an OME-Zarr image with z, y and x, neither of labels nor over time."""
     try:
-        images = _images(path, _attributes(path))
-        return all({"x", "y", "z"} <= {axis.name for axis in _axes(one)} for one in images)
-    except FormatError:
+        for image in _images(path, _attributes(path)):
+            names = [axis.name for axis in _axes(image)]
+            shape = _metadata(path / image["datasets"][0]["path"])["shape"]
+            times = dict(zip(names, shape, strict=True)).get("t", 1)
+            if not {"x", "y", "z"} <= set(names) or times > 1:
+                return False
+        return True
+    except (FormatError, LookupError, TypeError, AttributeError, ValueError):
         return False
 
 
@@ -72,7 +77,7 @@ def read(path: str | Path) -> list[Volume]:
     """
     path = Path(path)
     attributes = _attributes(path)
-    if _is_array(path):
+    if "shape" in _metadata(path):
         return _grids(path, [_array(path)], "zyx", [np.ones(3)], np.zeros(3), calibrated=False)
     return [volume for image in _images(path, attributes) for volume in _read_image(path, image)]
 
@@ -89,22 +94,23 @@ def write(path: str | Path, volume: Volume) -> None:
     raise FormatError(path, "OME-Zarr is read here and not written", hint=hint)
 
 
-def _attributes(path: Path) -> dict[str, Any]:
-    """User attributes of a group or array, read without zarr."""
+def _metadata(path: Path) -> dict[str, Any]:
+    """What stands about a group or array in its folder, read without zarr."""
+    found: dict[str, Any] = {}
     try:
-        if (path / "zarr.json").is_file():
-            found = json.loads((path / "zarr.json").read_bytes()).get("attributes", {})
-            return found.get("ome", found)
-        file = path / ".zattrs"
-        return json.loads(file.read_bytes()) if file.is_file() else {}
-    except (ValueError, AttributeError) as error:
+        for mark in _MARKS:
+            if (path / mark).is_file():
+                about = json.loads((path / mark).read_bytes())
+                found |= {"attributes": about} if mark == ".zattrs" else about
+    except (ValueError, TypeError) as error:
         raise FormatError(path, f"has damaged metadata ({error})") from error
+    return found
 
 
-def _is_array(path: Path) -> bool:
-    if (path / "zarr.json").is_file():
-        return json.loads((path / "zarr.json").read_bytes()).get("node_type") == "array"
-    return (path / ".zarray").is_file()
+def _attributes(path: Path) -> dict[str, Any]:
+    """What its program wrote about a group or array; in 0.5 all of OME is under one key."""
+    found = _metadata(path).get("attributes", {})
+    return found.get("ome", found)
 
 
 def _images(path: Path, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:

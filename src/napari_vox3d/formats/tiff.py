@@ -84,12 +84,13 @@ def read(path: str | Path) -> list[Volume]:
 
 
 def holds_volume(path: Path) -> bool:
-    """True if a TIFF has z, y and x, and its numbers are those of an image and not of labels."""
+    """True if a TIFF has z, y and x at one time, and numbers of an image and not of labels."""
     try:
         with _opened(path) as file:
             series = file.series[0]
             labels = series.dtype.kind in "iu" and series.dtype.itemsize > 2
-            return "z" in _axes(path, series) and not labels
+            times = dict(zip(_axes(path, series), series.shape, strict=True)).get("t", 1)
+            return times == 1 and not labels
     except FormatError:
         return False
 
@@ -97,9 +98,9 @@ def holds_volume(path: Path) -> bool:
 def write(path: str | Path, volume: Volume) -> None:
     """Write a volume as a TIFF with its voxel size, plane by plane.
 
-    ``.ome.tif`` is OME-TIFF with sizes in Å, in the number format of the volume. Any other name
-    is a stack that ImageJ opens by itself, in nm: uint8, uint16 or float32, other numbers become
-    float32.
+    ``.ome.tif`` is OME-TIFF with sizes in Å, in the number format of the volume; float16 becomes
+    float32. Any other name is a stack that ImageJ opens by itself, in nm: uint8, uint16 or
+    float32, other numbers become float32.
 
     Raises
     ------
@@ -119,7 +120,7 @@ def write(path: str | Path, volume: Volume) -> None:
         raise FormatError(path, "TIFF holds no complex numbers", hint="Write it as .mrc.")
     if dtype.kind == "b":
         dtype = np.dtype(np.uint8)
-    if not ome and dtype.name not in _IMAGEJ:
+    if dtype.kind == "f" and dtype.itemsize == 2 or not ome and dtype.name not in _IMAGEJ:
         dtype = np.dtype(np.float32)
     if not ome and dtype.itemsize * np.prod(volume.shape) > _IMAGEJ_BYTES:
         raise FormatError(

@@ -119,6 +119,7 @@ def score_particles(
             region=(None if region is None else [[part.start, part.stop] for part in box], None),
             contrast=(contrast, None),
             voxel_size=(_plain(voxel_size), None),
+            member=(volume.metadata.get("member", 0), 0),
         ),
         model=model_name(model, card.name),
         sha256=card.sha256 or "",
@@ -278,7 +279,7 @@ def _calibrated(volume: Volume, given: float | None, usual: float) -> Volume:
     if given is not None:
         if not (np.isfinite(given) and given > 0):
             raise InferenceError(f"The voxel size must be a positive length in Å, not {given}.")
-        return replace(volume, step=np.eye(3) * given, calibrated=True)
+        return replace(volume, step=np.eye(3) * given, calibrated=True, coarser=())
     if volume.calibrated:
         return volume
     warnings.warn(
@@ -286,7 +287,7 @@ def _calibrated(volume: Volume, given: float | None, usual: float) -> Volume:
         "assumed, the size that the model was trained on.",
         stacklevel=3,
     )
-    return replace(volume, step=np.eye(3) * usual, calibrated=True)
+    return replace(volume, step=np.eye(3) * usual, calibrated=True, coarser=())
 
 
 def _box(region: Sequence[slice | tuple[int, int]] | None, shape: Sequence[int]) -> Box:
