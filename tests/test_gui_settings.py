@@ -66,15 +66,18 @@ class Listener:
         self.heard += 1
 
 
-def test_a_change_is_heard_as_long_as_there_is_a_listener():
+def test_a_change_is_heard_as_long_as_there_is_a_listener(qtbot):
     one, other = Listener(), Listener()
     watch("computing", "device", one.hear)
     watch("computing", "device", other.hear)
+    other.hear()
     gone = ref(other)
     del other
     assert gone() is None
     remember("computing", device="cpu")
     remember("computing", device="cpu")
+    qtbot.waitUntil(lambda: one.heard == 1)
+    qtbot.wait(20)
     assert one.heard == 1
 
 

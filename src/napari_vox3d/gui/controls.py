@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
-from html import escape
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
@@ -23,8 +22,8 @@ from qtpy.QtWidgets import (
 )
 
 import napari_vox3d as vox
+from napari_vox3d.gui.cards import figures
 from napari_vox3d.gui.settings import recall, remember, watch
-from napari_vox3d.models import user_folder
 
 if TYPE_CHECKING:
     from magicgui.widgets.bases import Widget
@@ -134,6 +133,7 @@ class ModelChoice(QWidget):
         self._describe()
         self._open.add(self)
         MODEL_NEWS.changed.connect(self._list)
+        watch("models", "folder", self._list)
 
     @classmethod
     def offer(cls, card: ModelCard) -> None:
@@ -157,6 +157,8 @@ class ModelChoice(QWidget):
         choose(self.menu, next((name for name, card in self._cards.items() if card.default), None))
 
     def _list(self) -> None:
+        if not isalive(self):
+            return
         before = self.menu.value
         self.menu.reset_choices()
         if before not in self._cards:
@@ -255,27 +257,3 @@ def _available_devices() -> list[str]:
     from napari_vox3d.inference.device import available_devices
 
     return available_devices()
-
-
-def figures(card: ModelCard) -> str:
-    """Measured figures of a model as a tooltip."""
-    tables = ""
-    for table in card.metrics:
-        names = list(dict.fromkeys(name for row in table.rows for name in row))
-        head = "".join(f"<th align=left>{escape(name)}&nbsp;</th>" for name in names)
-        body = "".join(
-            "<tr>" + "".join(f"<td>{_cell(row.get(name))}&nbsp;</td>" for name in names) + "</tr>"
-            for row in table.rows
-        )
-        tables += f"<p>{escape(table.data)}</p><table><tr>{head}</tr>{body}</table>"
-    return (
-        f"<b>{escape(card.title)}</b><p>{escape(card.description)}</p>"
-        f"<p>Training: {escape(card.training)}</p>{tables}"
-        f"<p>Models of your own go into {escape(str(user_folder()))}.</p>"
-    )
-
-
-def _cell(value: object) -> str:
-    if value is None:
-        return ""
-    return f"{value:.3g}" if isinstance(value, float) else escape(str(value))

@@ -11,6 +11,9 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
+from weakref import WeakMethod
+
+from qtpy.QtCore import QTimer
 
 from napari_vox3d.formats import write_aside
 from napari_vox3d.models.preferences import SETTINGS_FILE, follow_settings, read_settings
@@ -51,18 +54,26 @@ def remember(section: str, **values: Any) -> None:
 
 
 def watch(section: str, name: str, changed: Callable[[], None]) -> None:
-    """Call `changed` when a setting gets another value, in the Preferences or in a window.
+    """Call `changed` when a setting got another value, in the Preferences or in a window.
 
     Parameters
     ----------
     section, name
         The setting.
     changed
-        A bound method; napari does not keep it alive. Before napari 0.9 it is never called.
+        A bound method; it is not kept alive. Before napari 0.9 it is never called.
     """
     stored = _plugin_settings()
-    if stored is not None:
-        getattr(getattr(stored, section).events, name).connect(changed)
+    if stored is None:
+        return
+    method = WeakMethod(changed)
+
+    def tell() -> None:
+        if (alive := method()) is not None:
+            alive()
+
+    # Soon, because napari writes its file only after the event.
+    getattr(getattr(stored, section).events, name).connect(lambda _: QTimer.singleShot(0, tell))
 
 
 def _plugin_settings() -> Any:

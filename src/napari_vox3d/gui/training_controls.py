@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from threading import Event
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from qtpy.QtWidgets import QFormLayout, QPushButton, QVBoxLayout, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import ModelError
+from napari_vox3d.gui.cards import TASKS, figures
 from napari_vox3d.gui.controls import (
     MODEL_NEWS,
     ComputeOptions,
@@ -22,12 +24,13 @@ from napari_vox3d.gui.controls import (
     add_row,
     choose,
     drop_down,
-    figures,
     note,
 )
+from napari_vox3d.gui.reproduce import CopyButtons
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import RunControl
 from napari_vox3d.networks.catalogue import ARCHITECTURES
+from napari_vox3d.provenance import Run, changed
 from napari_vox3d.training.drafts import Draft, free_name
 
 if TYPE_CHECKING:
@@ -203,6 +206,8 @@ class TrainingControl(QWidget):
     prepare
         Called when Train is pressed; gives the arguments of the function. A `Vox3dError` it
         raises is shown.
+    describe
+        Gives the run with the same arguments; a `Vox3dError` it raises is shown.
     """
 
     def __init__(
@@ -214,9 +219,11 @@ class TrainingControl(QWidget):
         stem: str,
         what: str,
         prepare: Callable[[], tuple[tuple[Any, ...], dict[str, Any]]],
+        describe: Callable[[], Run],
     ):
         super().__init__()
-        self._function, self._section, self._prepare = function, section, prepare
+        self._function, self._section = function, section
+        self._prepare, self._describe = prepare, describe
         self._stopped = Event()
         self._draft: Draft | None = None
         self.name = LineEdit(
@@ -245,12 +252,13 @@ class TrainingControl(QWidget):
         )
         self.curve = LossCurve(what)
         self.result = note()
+        self.copy = CopyButtons(self.current_run)
         add_row(form, "Name", self.name)
         add_row(form, "Time", self.minutes)
         self.computing = ComputeOptions(self, form, precision=False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.go_on.native, self.run, self.stop, self.curve, self.result):
+        for part in (self.go_on.native, self.run, self.stop, self.curve, self.result, self.copy):
             layout.addWidget(part)
         form.addRow(self)
         self._redraw = QTimer(self, interval=REDRAW)
@@ -261,6 +269,23 @@ class TrainingControl(QWidget):
         self.stop.hide()
         self.curve.hide()
         self._look_for_unfinished()
+
+    def current_run(self) -> Run:
+        """What the window is set to do now.
+
+        Raises
+        ------
+        Vox3dError
+            If something is missing that training needs.
+        """
+        run = self._describe()
+        arguments = {
+            **run.arguments,
+            "minutes": self.minutes.value,
+            **changed(device=(self.computing.arguments()["device"], "auto")),
+            "name": Draft.named(self.name.value.strip()).name,
+        }
+        return replace(run, arguments=arguments)
 
     def _start(self) -> None:
         draft = Draft.named(self.name.value.strip())
@@ -298,8 +323,7 @@ class TrainingControl(QWidget):
     def _show_result(self, model: Model) -> None:
         card = model.card
         found = ", ".join(f"{kind.name} {kind.threshold:g}" for kind in card.classes)
-        window = "Pick particles" if card.task == "picking" else "Predict ELF"
-        said = f"Saved as “{card.name}”, ready in {window}."
+        said = f"Saved as “{card.name}”, ready in {TASKS[card.task]}."
         if found:
             said += f" Thresholds: {found}."
         said += f" Training: {card.training}"
