@@ -66,9 +66,10 @@ def kind_of(path: str | Path) -> Literal["volume", "picks", "structure"]:
     FormatError
         If the file is missing, unreadable, empty, or of no known kind.
     """
+    path, part = split_address(path)
     file_format = _format_of(_readable(path))
     if file_format in PICK_FORMATS:
-        return "picks"
+        return "volume" if "@" in part else "picks"  # by the rule of copick
     return "structure" if file_format == "structures" else "volume"
 
 
@@ -80,23 +81,27 @@ def read_volumes(path: str | Path) -> list[Volume]:
     path
         MRC (.mrc .mrcs .map .rec .st .ali .ccp4), VASP (CHGCAR, CHG, AECCAR, PARCHG, ELFCAR,
         LOCPOT, .vasp, vaspwave.h5, vaspout.h5), Gaussian cube or XCrySDen .xsf, plain or
-        compressed; TIFF (.tif), or the folder of an OME-Zarr image.
+        compressed; TIFF (.tif), the folder of an OME-Zarr image, or a tomogram of a copick
+        project, ``config.json::RUN`` or ``config.json::RUN::TYPE@SPACING``.
 
     Returns
     -------
     list of Volume
         One per grid: the members of a volume stack, the spin channels of a VASP file, the
         channels of a TIFF or OME-Zarr; ``metadata["member"]`` counts several from 0.
-        Uncompressed MRC and TIFF files are memory-mapped and
-        OME-Zarr is read chunk by chunk; neither is loaded.
+        Uncompressed MRC and TIFF files are memory-mapped and OME-Zarr is
+        read chunk by chunk; neither is loaded.
 
     Raises
     ------
     FormatError
         If the file is missing, unreadable, empty, damaged, or holds no grid.
     """
+    path, part = split_address(path)
     path = _readable(path)
     file_format = _format_of(path)
+    if file_format == "copick-project":
+        return _module("copick_project").read_volumes(path, part)
     if file_format == "structures":
         raise FormatError(
             path,
@@ -168,7 +173,9 @@ def read_picks(
     ----------
     path
         .star (RELION 5, RELION 4 and others), .json (copick), .tbl (Dynamo), .mod and .txt
-        (IMOD), _info.json (EMAN2), .cbox, .coords, .ndjson (CryoET Data Portal) or .csv.
+        (IMOD), _info.json (EMAN2), .cbox, .coords, .ndjson (CryoET Data Portal), .csv, or the
+        configuration of a copick project. ``FILE::TOMOGRAM`` names one of several tomograms, and
+        ``config.json::RUN::OBJECT:USER/SESSION`` some of the picks of a project.
     volume
         The tomogram the picks belong to. It gives voxel size and shape where the file lacks
         them, and the name by which a file of several tomograms is searched.
@@ -190,11 +197,14 @@ def read_picks(
     UserWarning
         If the picks were made on another grid, or lie outside the tomogram.
     """
+    path, part = split_address(path)
     path = _readable(path)
     with _clear_errors(path):
         name = format or _pick_format_of(path)
         known = _known_pick_format(path, name, "is not a known pick file")
-        picks = _module(known.module).read(path, volume)
+        if part and not known.several_tomograms:
+            raise FormatError(path, f"holds picks of one tomogram, so there is no {part!r} in it")
+        picks = _module(known.module).read(path, volume, *([part] if part else []))
     if volume is None:
         return picks
     return _module("frame").fitted(path, picks, volume, counts_in=known.counts_in, by=by)
@@ -226,8 +236,7 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
         be written.
     """
     path = Path(path)
-    name = format or pick_format_by_name(path)
-    known = _known_pick_format(path, name, "is not the name of a pick file")
+    known = _pick_format_to_write(path, format)
     more = _module(known.module).write(path, picks, **known.options)
     return [path, *(more or [])]
 
@@ -291,9 +300,7 @@ def write_pick_collection(
     path = Path(path)
     if len(collection) == 1:
         return write_picks(path, collection[0], format)
-    known = _known_pick_format(
-        path, format or pick_format_by_name(path), "is not the name of a pick file"
-    )
+    known = _pick_format_to_write(path, format)
     if not known.several_tomograms:
         able = ", ".join(key for key, other in PICK_FORMATS.items() if other.several_tomograms)
         raise FormatError(
@@ -333,6 +340,14 @@ def read_atoms(path: str | Path) -> Atoms:
         return _module("structures").read_atoms(path)
 
 
+def split_address(path: str | Path) -> tuple[Path, str]:
+    """Split ``FILE::PART`` into the file and what is meant of it, often nothing."""
+    if "::" not in str(path) or Path(path).exists():
+        return Path(path), ""
+    file, _, part = str(path).partition("::")
+    return Path(file), part
+
+
 def _known_pick_format(path: Path, name: str | None, reason: str) -> PickFormat:
     if name not in PICK_FORMATS:
         hint = f"Pick files: {names_of_pick_files()}."
@@ -340,12 +355,22 @@ def _known_pick_format(path: Path, name: str | None, reason: str) -> PickFormat:
     return PICK_FORMATS[name]
 
 
+def _pick_format_to_write(path: Path, name: str | None) -> PickFormat:
+    name = name or pick_format_by_name(path)
+    # A project is written into, whatever its name is, and never overwritten by one of its files.
+    if name == "copick" and path.is_file() and _module("copick_project").is_project(path):
+        name = "copick-project"
+    return _known_pick_format(path, name, "is not the name of a pick file")
+
+
 def _pick_format_of(path: Path) -> str | None:
     """Format of an existing file of picks; None if it is none."""
     name = pick_format_by_name(path)
-    # Any text may be called .txt, so such a file is looked into.
+    # Any text may be called .txt and any JSON config.json, so such files are looked into.
     if name == "imod-points" and not _module("imod_points").is_point_list(path):
         return None
+    if name in ("copick", "copick-project"):
+        return "copick-project" if _module("copick_project").is_project(path) else "copick"
     return name
 
 

@@ -58,12 +58,14 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         raise FormatError(path, f"gives positions in {unit!r}; copick means 'angstrom'")
     points = content["points"] or []
     try:
-        positions = [[float(point["location"][axis]) for axis in "zyx"] for point in points]
+        locations = [[float(point["location"][axis]) for axis in "xyz"] for point in points]
         scores = [np.nan if (s := point.get("score")) is None else float(s) for point in points]
         common = content.get(_OBJECT) or UNNAMED_CLASS
         labels = np.array([point.get(_OBJECT, common) for point in points], str)
         poses = np.array([point.get("transformation_") or np.eye(4) for point in points], float)
-        angles = from_matrices(poses.reshape(-1, 4, 4)[:, :3, :3])
+        poses = poses.reshape(-1, 4, 4)
+        trusted = content.get("trust_orientation") is not False
+        angles = from_matrices(poses[:, :3, :3]) if trusted else None
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise FormatError(path, f"holds a point that is not one of copick's ({error!r})") from None
     run = Run.from_metadata({"run": content.get(_RUN)})
@@ -71,8 +73,10 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     if content.get("voxel_spacing"):
         frame = {"voxel_size": content["voxel_spacing"]}
     frame["tomogram"] = content.get("run_name") or (volume.name if volume else "")
+    # A pose may hold a shift, found by refinement, that adds to the location.
+    positions = np.array(locations, float).reshape(-1, 3) + poses[:, :3, 3]
     return Picks(
-        np.array(positions, float).reshape(-1, 3),
+        positions[:, ::-1],
         labels,
         np.array(scores),
         angles,
@@ -100,7 +104,7 @@ def write(path: str | Path, picks: Picks) -> None:
     UserWarning
         If there are several classes.
     """
-    names = [_object_name(label) for label in picks.labels]
+    names = [object_name(label) for label in picks.labels]
     mixed = len(set(names)) > 1
     if mixed:
         warnings.warn(
@@ -108,7 +112,7 @@ def write(path: str | Path, picks: Picks) -> None:
             "object. For copick, write each class to a file of its own.",
             stacklevel=3,
         )
-    poses = _transformations(picks)
+    poses = transformations(picks)
     points = [
         {
             "location": dict(zip("zyx", position, strict=True)),
@@ -141,12 +145,12 @@ def write(path: str | Path, picks: Picks) -> None:
         aside.write_text(json.dumps(content, indent=1), encoding="utf-8")
 
 
-def _object_name(label: str) -> str:
+def object_name(label: str) -> str:
     """Copick forbids underscores and blanks in names, as it builds file names with them."""
-    return re.sub(r"[^\w.()-]|_", "-", label)
+    return re.sub(r"[^\w.()-]|_", "-", label).strip("-") or UNNAMED_CLASS
 
 
-def _transformations(picks: Picks) -> NDArray[np.float64]:
+def transformations(picks: Picks) -> NDArray[np.float64]:
     """(N, 4, 4) rotations from the particle's to the tomogram's frame, x, y, z."""
     poses = np.tile(np.eye(4), (len(picks), 1, 1))
     poses[:, :3, :3] = to_matrices(picks)

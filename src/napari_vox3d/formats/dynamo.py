@@ -44,7 +44,7 @@ _FIRST = 1  # MATLAB's index of the first voxel
 _MAP_OF_FOLDER = "indices_column20.doc"
 
 
-def read(path: str | Path, volume: Volume | None = None) -> Picks:
+def read(path: str | Path, volume: Volume | None = None, part: str = "") -> Picks:
     """Read the picks of one tomogram from a Dynamo table.
 
     Parameters
@@ -55,6 +55,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     volume
         The tomogram. Needed unless the table states the voxel size (column 36); its name chooses
         among several.
+    part
+        Name of the tomogram, if the one of `volume` does not tell which of several is wanted.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         f"beside it as {path.with_suffix('.doc').name}."
     )  # fmt: skip
     names = [tomograms.get(number, str(number)) for number in numbers]
-    return _picks(path, table[rows_of_tomogram(path, names, volume, hint)], tomograms, volume)
+    return _picks(path, table[rows_of_tomogram(path, names, volume, part, hint)], tomograms, volume)
 
 
 def read_collection(path: str | Path) -> list[Picks]:

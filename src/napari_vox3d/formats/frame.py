@@ -167,25 +167,28 @@ def name_in(names: Iterable[str], tomogram: str) -> str | None:
 
 
 def rows_of_tomogram(
-    path: Path, tomograms: list[str], volume: Volume | None, hint: str = ""
+    path: Path, tomograms: list[str], volume: Volume | None, part: str = "", hint: str = ""
 ) -> NDArray[np.bool_]:
     """(N,) which rows of a file are of the tomogram: all if the file holds a single one.
+
+    `part` names the tomogram, or else `volume` does.
 
     Raises
     ------
     FormatError
-        If it holds several, and `volume` is None or bears none of their names.
+        If it holds several, and neither tells which; or none is called `part`.
     """
     names = list(dict.fromkeys(tomograms))
-    if len(names) < 2:
+    if len(names) < 2 and not part:
         return np.ones(len(tomograms), bool)
-    own = None if volume is None else name_in(names, volume.name)
+    wanted = part or (volume.name if volume else "")
+    own = name_in(names, wanted) if wanted else None
     if own is None:
         more = ", …" if len(names) > 5 else ""
         raise FormatError(
             path,
             f"holds picks of {len(names)} tomograms ({', '.join(names[:5])}{more})"
-            + ("" if volume is None else f", none of them {volume.name!r}"),
-            hint=hint or "Read it together with a tomogram of one of these names.",
+            + (f", none of them {wanted!r}" if wanted else ""),
+            hint=hint or (f"Name one of them: {path.name}::{names[0]}." if names else ""),
         )
     return np.array(tomograms) == own

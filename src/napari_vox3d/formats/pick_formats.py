@@ -60,6 +60,10 @@ PICK_FORMATS: dict[str, PickFormat] = {
     "copick": PickFormat(
         "copick", ".json", "copick", "one", "angstrom", scores=True, angles=True, needs=(),
     ),
+    "copick-project": PickFormat(
+        "copick project", "config.json", "copick_project", "names", "angstrom", scores=True,
+        angles=True, radii=True, several_tomograms=True, needs=(),
+    ),
     "dynamo": PickFormat(
         "Dynamo", ".tbl", "dynamo", "numbers", scores=True, angles=True, several_tomograms=True,
     ),

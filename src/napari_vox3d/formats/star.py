@@ -52,7 +52,7 @@ _TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
 
 
-def read(path: str | Path, volume: Volume | None = None) -> Picks:
+def read(path: str | Path, volume: Volume | None = None, part: str = "") -> Picks:
     """Read the picks of one tomogram from a STAR file.
 
     Parameters
@@ -64,6 +64,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     volume
         The tomogram. Needed unless the file tells its size (RELION 5) or pixel size (others);
         its name chooses among the tomograms of the file.
+    part
+        Name of the tomogram, if the one of `volume` does not tell which of several is wanted.
 
     Raises
     ------
@@ -75,7 +77,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     particles, blocks = _particles(path)
     names = _names_of_tomograms(particles)
     if names is not None:
-        particles = particles[rows_of_tomogram(path, names.tolist(), volume)]
+        particles = particles[rows_of_tomogram(path, names.tolist(), volume, part)]
     return _picks(path, blocks, particles, volume)
 
 

@@ -40,7 +40,7 @@ _LINE = "line of the file"  # beside the columns
 _Row = dict[str, str]
 
 
-def read(path: str | Path, volume: Volume | None = None) -> Picks:
+def read(path: str | Path, volume: Volume | None = None, part: str = "") -> Picks:
     """Read a table of picks.
 
     Parameters
@@ -49,6 +49,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         CSV file with a header line.
     volume
         The tomogram; needed if the table has no positions in Å.
+    part
+        Name of the tomogram, if the one of `volume` does not tell which of several is wanted.
 
     Raises
     ------
@@ -59,7 +61,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     path = Path(path)
     rows, columns = _read_rows(path)
     if "tomogram" in columns:
-        own = rows_of_tomogram(path, [row["tomogram"] or "" for row in rows], volume)
+        own = rows_of_tomogram(path, [row["tomogram"] or "" for row in rows], volume, part)
         rows = [row for row, is_own in zip(rows, own, strict=True) if is_own]
     return _picks(path, rows, columns, volume)
 
