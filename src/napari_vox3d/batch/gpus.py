@@ -39,7 +39,7 @@ def claim(devices: Sequence[str], folder: Path) -> str:
 
     for place in count():
         for device in devices:
-            lock = FileLock(folder / f"{_hardware(device)}-{place}.lock", is_singleton=False)
+            lock = FileLock(folder / f"{_hardware(device)}-{place}.lock")
             try:
                 lock.acquire(blocking=False)
             except Timeout:

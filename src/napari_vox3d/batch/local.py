@@ -17,6 +17,7 @@ from napari_vox3d.batch.tally import Tally
 from napari_vox3d.batch.tasks import Outcome, Progress, Report, Task, attempt, failed
 from napari_vox3d.formats.aside import remove_leftovers
 
+WORKER = [sys.executable, "-P", "-m", "napari_vox3d.batch.worker"]
 ATTEMPTS = 2  # a process that dies costs its file one more attempt
 _PATIENCE = 0.7  # seconds for a process to tidy up after itself
 _BEAT = 0.2  # seconds
@@ -144,12 +145,11 @@ class _Lane(threading.Thread):
 
 def _start(threads: int) -> subprocess.Popen[str]:
     """Start a process of its own group, so that Ctrl-C reaches this one alone."""
-    words = [sys.executable, "-P", "-m", "napari_vox3d.batch.worker"]
     own = os.environ.get("OMP_NUM_THREADS", "")
     threads = min(threads, int(own)) if own.isdigit() and int(own) else threads
     names = ("CREATE_NEW_PROCESS_GROUP", "CREATE_NO_WINDOW")
     return subprocess.Popen(
-        words,
+        WORKER,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         encoding="utf-8",
