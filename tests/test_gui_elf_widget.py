@@ -302,4 +302,4 @@ def test_shipped_models_on_a_hexagonal_crystal(opened, qtbot, errors, name):
     assert np.array_equal(elf.translate, source.translate)
     assert elf.data.shape == source.data.shape
     assert 0 <= elf.data.min() < elf.data.max() <= 1
-    assert elf.metadata["vox3d"].metadata["provenance"]["model"] == name
+    assert elf.metadata["vox3d"].metadata["run"]["model"] == name

@@ -47,9 +47,9 @@ def test_only_the_gui_knows_napari():
 
 
 STOREYS = {
-    "errors": 0, "volume": 1, "picks": 1, "formats": 2, "networks": 2, "density": 3, "models": 3,
-    "inference": 4, "training": 5, "gui": 6, "terminal": 6, "cli_training": 7, "cli_analysis": 7,
-    "cli_samples": 7, "cli_models": 7, "cli": 8,
+    "errors": 0, "volume": 1, "picks": 1, "provenance": 1, "formats": 2, "networks": 2,
+    "density": 3, "models": 3, "inference": 4, "training": 5, "gui": 6, "terminal": 6,
+    "cli_training": 7, "cli_analysis": 7, "cli_samples": 7, "cli_models": 7, "cli": 8,
 }  # fmt: skip
 
 

@@ -22,6 +22,7 @@ from napari_vox3d.gui.controls import add_row, note, scrolled_form
 from napari_vox3d.gui.layers import volume_from_layer
 from napari_vox3d.gui.training_controls import StartChoice, TrainingControl
 from napari_vox3d.gui.workers import show_problem
+from napari_vox3d.provenance import Run
 from napari_vox3d.training.inputs import read_true_elf
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class TrainELF(QWidget):
         form.addRow(self.said)
         self.training = TrainingControl(
             form, function=_train_elf, section="elf_training", stem="my-elf",
-            what="mean absolute error", prepare=self._prepare,
+            what="mean absolute error", prepare=self._prepare, describe=self._describe,
         )  # fmt: skip
         self.add_files.clicked.connect(self._ask_for_files)
         self.add_folder.clicked.connect(self._ask_for_folder)
@@ -167,6 +168,14 @@ class TrainELF(QWidget):
         ]
         return (sources,), self.start.arguments
 
+    def _describe(self) -> Run:
+        (sources,), settings = self._prepare()
+        elfs = [
+            str(given) if isinstance(given, Path) else given.source or given.name
+            for given in sources
+        ]
+        return Run("train_elf", "", {"elfs": elfs, **settings})
+
 
 def _is_true_elf(layer: Layer) -> bool:
     held = layer.metadata.get("vox3d")
@@ -175,7 +184,7 @@ def _is_true_elf(layer: Layer) -> bool:
         and isinstance(held, vox.Volume)
         and held.quantity == "elf"
         and held.atoms is not None
-        and "provenance" not in held.metadata  # not predicted
+        and Run.from_metadata(held.metadata) is None  # not predicted
     )
 
 

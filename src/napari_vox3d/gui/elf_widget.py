@@ -28,12 +28,15 @@ from napari_vox3d.gui.layers import (
     volume_layer,
     volume_layers,
 )
+from napari_vox3d.gui.reproduce import CopyButtons
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import RunControl
+from napari_vox3d.provenance import Run, changed
 
 if TYPE_CHECKING:
     import napari
 
+    from napari_vox3d.models import ModelCard
     from napari_vox3d.volume import Volume
 
 FILE = "A file…"
@@ -76,6 +79,7 @@ class PredictELF(QWidget):
             "Predict ELF", self._start, "Predict in the background; press again to cancel."
         )
         self.result = note()
+        self.copy = CopyButtons(self.current_run)
         self._form = form = scrolled_form(self)
         add_row(form, "Source", self.source)
         add_row(form, "File", self.file)
@@ -84,6 +88,7 @@ class PredictELF(QWidget):
         self.computing = ComputeOptions(self, form)
         form.addRow(self.run)
         form.addRow(self.result)
+        form.addRow(self.copy)
         self.source.changed.connect(self._offer_file)
         self.reset_choices()
 
@@ -94,6 +99,34 @@ class PredictELF(QWidget):
         if not had_layers:
             self.source.value = self._sources()[0]
         self._offer_file()
+
+    def current_run(self) -> Run:
+        """What the window is set to do now.
+
+        Raises
+        ------
+        Vox3dError
+            If no file is chosen, or no model is installed.
+        """
+        source, card = self._read_source(), self._card()
+        spacing = self.spacing.value or None
+        if isinstance(source, Path):
+            name = str(source)
+        elif isinstance(source, vox.Volume):
+            name = source.source
+        else:
+            from napari_vox3d.inference.elf import DEFAULT_SPACING
+
+            # The file may hold a density too, whose grid would else be taken.
+            name, spacing = source.info["source"], spacing or DEFAULT_SPACING
+        computing = self.computing.arguments()
+        arguments = changed(
+            spacing=(spacing, None),
+            device=(computing["device"], "auto"),
+            precision=(computing["precision"], "auto"),
+        )
+        source_name = name or self.source.value.name
+        return Run("predict_elf", source_name, arguments, model=card.name, sha256=card.sha256 or "")
 
     def _sources(self, _: object = None) -> list[Layer | str]:
         return [layer for layer in self._viewer.layers if _has_crystal(layer)] + [FILE]
@@ -108,15 +141,19 @@ class PredictELF(QWidget):
     def _start(self) -> None:
         source = self._read_source()
         spacing = self.spacing.value or None
-        card = self.model.card
-        if card is None:
-            raise Vox3dError("No model for ELF prediction is installed.")
+        card = self._card()
         remember("elf", model=self.model.chosen, spacing=self.spacing.value)
         self.result.clear()
         self.run.run(
             _predict_elf, source, card.name, spacing=spacing, **self.computing.arguments(),
             then=partial(self._show, self.source.value, card.title, time.monotonic()),
         )  # fmt: skip
+
+    def _card(self) -> ModelCard:
+        card = self.model.card
+        if card is None:
+            raise Vox3dError("No model for ELF prediction is installed.")
+        return card
 
     def _read_source(self) -> Any:
         layer = self.source.value
@@ -127,7 +164,9 @@ class PredictELF(QWidget):
             return path
         if isinstance(layer.metadata["vox3d"], vox.Volume):
             return volume_from_layer(layer)
-        return atoms_from_layer(layer)
+        atoms = atoms_from_layer(layer).copy()
+        atoms.info["source"] = layer.metadata.get("provenance", {}).get("source", "")
+        return atoms
 
     def _show(self, source: Layer | str, title: str, started: float, elf: Volume) -> None:
         image, *structure = volume_layers([elf]) if source == FILE else [volume_layer(elf)]

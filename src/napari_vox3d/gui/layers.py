@@ -15,7 +15,7 @@ import numpy as np
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import cell_tubes, class_colours, volume_look
-from napari_vox3d.gui.tomograms import level_for
+from napari_vox3d.gui.tomograms import check_axis_order
 from napari_vox3d.picks import Picks
 from napari_vox3d.provenance import Run
 from napari_vox3d.volume import Volume
@@ -52,7 +52,7 @@ def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
     Returns
     -------
     LayerData
-        (data, keyword arguments, ``"image"``).
+        (data, keyword arguments, ``"image"``); the data are a list if there are coarser levels.
     """
     shown = _shown(volume)
     name = volume.name or volume.quantity
@@ -70,6 +70,9 @@ def volume_layer(volume: Volume, **overrides: Any) -> LayerData:
             **_run(volume),
         },
     }
+    if shown.coarser:
+        levels = [shown.values, *(level.values for level in shown.coarser)]
+        return levels, {"multiscale": True, **kwargs, **overrides}, "image"
     return shown.values, {**kwargs, **overrides}, "image"
 
 
@@ -268,20 +271,22 @@ def show_whole_spheres(viewer: ViewerModel, picks: Picks) -> None:
             if type(layer).__name__ == "Image":
                 layer.projection_mode = "none"
     viewer.dims.ndim = max(viewer.dims.ndim, 3)
-    viewer.dims.thickness = tuple(max(diameter, old) for old in viewer.dims.thickness)
+    *others, z, y, x = viewer.dims.thickness
+    viewer.dims.thickness = (*others, *(max(diameter, old) for old in (z, y, x)))
 
 
-def volume_from_layer(layer: Image, voxel_size: float | None = None) -> Volume:
+def volume_from_layer(layer: Image, point: Sequence[float] | None = None) -> Volume:
     """Volume that an image layer shows.
 
     Parameters
     ----------
     layer
         Image layer, of this plugin or any other. Its data, be they numpy, dask or zarr, are
-        neither copied nor read.
-    voxel_size
-        Å of the model that the volume is for: it decides which level of a multiscale layer
-        counts, see `tomograms.level_for`. Default: the finest.
+        neither copied nor read. The further levels of a multiscale layer become
+        `Volume.coarser`.
+    point
+        World coordinates of the slices shown, as ``viewer.dims.point`` has them: they choose the
+        volume of a layer that has several, along channels or time. Default: there must be one.
 
     Returns
     -------
@@ -292,7 +297,8 @@ def volume_from_layer(layer: Image, voxel_size: float | None = None) -> Volume:
     Raises
     ------
     Vox3dError
-        If the layer is not a single three-dimensional image.
+        If the layer is not an image with axes z, y and x, or has several volumes and `point` is
+        None.
     """
     if type(layer).__name__ not in ("Image", "Labels"):
         raise Vox3dError(f"{layer.name!r} is not an image layer.")
@@ -300,37 +306,42 @@ def volume_from_layer(layer: Image, voxel_size: float | None = None) -> Volume:
         raise Vox3dError(
             f"{layer.name!r} is a colour image; choose a layer with one value a voxel."
         )
-    if layer.ndim != 3:
+    if layer.ndim < 3:
         raise Vox3dError(f"{layer.name!r} has {layer.ndim} axes; a volume has three (z, y, x).")
-    step, origin, calibrated = _geometry(layer)
-    data = layer.data
-    if layer.multiscale:
-        factors = _whole_factors(layer.downsample_factors, data)
-        finest = np.cbrt(abs(np.linalg.det(step)))
-        sizes = finest * np.cbrt(factors.prod(axis=1))
-        level = level_for(sizes.tolist(), voxel_size if calibrated else None)
-        data = data[level]
-        # The levels cover the same box, so that coarse voxels have their centres further in.
-        origin = origin + (factors[level] - 1) / 2 @ step
-        step = step * factors[level][:, None]
+    check_axis_order(layer)
+    place = _place(layer, point)
+    levels = [_taken(level, place) for level in (layer.data if layer.multiscale else [layer.data])]
+    step, origin, calibrated = _geometry(layer, place)
     native, shown = (layer.metadata.get(key) for key in ("vox3d", "vox3d_shown"))
     if not isinstance(native, Volume):
-        return Volume(data, step, origin, calibrated=calibrated, name=layer.name)
-    same_step = np.allclose(step, shown.step)
-    same_place = same_step and np.allclose(origin, shown.origin)
-    from_file = _same_values(data, native, shown)
-    if same_place and from_file:
-        return native
-    same_grid = same_place and native.is_orthogonal and data.shape == native.shape
-    return replace(
-        native, values=data, step=step, origin=origin, name=layer.name,
-        calibrated=native.calibrated if same_step else calibrated,
-        periodic=native.periodic and same_grid, atoms=native.atoms if same_grid else None,
-        source=native.source if from_file else "",
-    )  # fmt: skip
+        name = " ".join([layer.name, *(f"[{n}]" for n in place)])
+        whole = Volume(levels[0], step, origin, calibrated=calibrated, name=name)
+    else:
+        same_step = np.allclose(step, shown.step)
+        same_place = same_step and np.allclose(origin, shown.origin)
+        from_file = _same_values(levels[0], native, shown)
+        if same_place and from_file:
+            return native
+        same_grid = same_place and native.is_orthogonal and levels[0].shape == native.shape
+        whole = replace(
+            native, values=levels[0], step=step, origin=origin, name=layer.name, coarser=(),
+            calibrated=native.calibrated if same_step else calibrated,
+            periodic=native.periodic and same_grid, atoms=native.atoms if same_grid else None,
+            source=native.source if from_file else "",
+        )  # fmt: skip
+    if len(levels) == 1:
+        return whole
+    factors = _whole_factors(layer.downsample_factors[:, -3:], levels)
+    coarser = [
+        # The levels cover the same box, so that coarse voxels have their centres further in.
+        replace(whole, values=values, step=step * factor[:, None],
+                origin=origin + (factor - 1) / 2 @ step)
+        for values, factor in zip(levels[1:], factors[1:], strict=True)
+    ]  # fmt: skip
+    return replace(whole, coarser=tuple(coarser))
 
 
-def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
+def picks_from_layer(layer: Points, tomogram: Image | Volume | None = None, *,
                      unnamed: str = "particle") -> Picks:  # fmt: skip
     """Picks of a points layer as the user left them: moved, added and deleted points count.
 
@@ -339,9 +350,9 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
     layer
         Points layer; class names come from the feature ``class`` or ``label``, sizes are
         diameters.
-    image_layer
-        Layer of the tomogram; positions are then relative to its first voxel and carry its shape
-        and voxel size. Default: the layer's own scale.
+    tomogram
+        The tomogram or its layer; positions are then relative to its first voxel and carry its
+        shape and voxel size. Default: the layer's own scale.
     unnamed
         Class of the points that have none.
 
@@ -368,8 +379,8 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
     unknown = layer.metadata.get("vox3d") is before and before.voxel_size is None
     size = None if unknown and np.allclose(step, np.eye(3)) else np.linalg.norm(step, axis=1)
     frame: dict[str, Any] = {"shape": before.shape, "voxel_size": size}
-    if image_layer is not None:
-        volume = volume_from_layer(image_layer)
+    if tomogram is not None:
+        volume = tomogram if isinstance(tomogram, Volume) else volume_from_layer(tomogram)
         origin = volume.origin
         frame = {"shape": volume.shape, "voxel_size": volume.voxel_size, "tomogram": volume.name}
     angles = [features[name] for name in ("rot", "tilt", "psi") if name in features]
@@ -383,7 +394,7 @@ def picks_from_layer(layer: Points, image_layer: Image | None = None, *,
         **frame,
     )
     run = Run.from_metadata(before.metadata)
-    if run is None or _same_picks(picks, before):
+    if run is None or same_picks(picks, before):
         return picks
     return replace(picks, metadata={**picks.metadata, **replace(run, edited=True).as_metadata()})
 
@@ -441,7 +452,8 @@ def _same_values(data: Any, native: Volume, shown: Volume) -> bool:
     )
 
 
-def _same_picks(picks: Picks, before: Picks) -> bool:
+def same_picks(picks: Picks, before: Picks) -> bool:
+    """Whether picks have the classes of others, and lie within 0.001 Å of them."""
     return (
         len(picks) == len(before)
         and np.array_equal(picks.labels, before.labels)
@@ -483,14 +495,42 @@ def _provenance(volume: Volume) -> dict[str, Any]:
     }
 
 
-def _geometry(layer: Layer) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
-    """Step and origin of a 3-D layer in Å, and whether its units are a length at all."""
+def _place(layer: Layer, point: Sequence[float] | None) -> tuple[int, ...]:
+    """Index along the axes before z, y and x: none of most layers."""
+    counts = layer.data.shape[:-3]
+    if any(count > 1 for count in counts) and point is None:
+        shape = " × ".join(map(str, layer.data.shape))
+        raise Vox3dError(f"{layer.name!r} holds several volumes ({shape}); crop it to one.")
+    if point is None:
+        return (0,) * len(counts)
+    index = np.rint(layer.world_to_data(point)[: len(counts)]).astype(int)
+    return tuple(np.clip(index, 0, np.array(counts, int) - 1).tolist())
+
+
+def _taken(values: Any, place: tuple[int, ...]) -> Any:
+    """One volume of an array of several; nothing is read."""
+    if not place:
+        return values
+    if not isinstance(values, np.ndarray):
+        import dask.array
+
+        values = dask.array.asarray(values)
+    return values[place]
+
+
+def _geometry(
+    layer: Layer, place: tuple[int, ...] = ()
+) -> tuple[NDArray[np.float64], NDArray[np.float64], bool]:
+    """Step and origin of the last three axes in Å, and whether their units are a length at all."""
     import pint
 
-    origin = np.asarray(layer.data_to_world(np.zeros(3)))
-    step = np.array([layer.data_to_world(axis) for axis in np.eye(3)]) - origin
+    first = np.array([*place, 0, 0, 0], float)
+    directions = np.eye(len(first))[-3:]
+    origin = np.asarray(layer.data_to_world(first))
+    step = np.array([layer.data_to_world(first + axis) for axis in directions]) - origin
+    step, origin = step[:, -3:], origin[-3:]
     try:
-        to_angstrom = np.array([(1 * unit).to("angstrom").magnitude for unit in layer.units])
+        to_angstrom = np.array([(1 * unit).to("angstrom").magnitude for unit in layer.units[-3:]])
     except pint.DimensionalityError:
         return step, origin, False
     return step * to_angstrom, origin * to_angstrom, True

@@ -94,9 +94,10 @@ class LivePicks:
             return ""
         wanted = {name: threshold for name, (shown, threshold) in choices.items() if shown}
         picks = vox.find_particles(
-            [score for score in self._maps if score.name in wanted],
+            self._maps,
             threshold=wanted,
             min_distance=min_distance or None,
+            classes=None if len(wanted) == len(choices) else list(wanted),
         )
         self.choices, self.min_distance = choices, min_distance
         self.counts = {name: picks.counts().get(name, 0) for name in wanted}

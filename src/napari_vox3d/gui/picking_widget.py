@@ -32,9 +32,11 @@ from napari_vox3d.gui.controls import (
 )
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
 from napari_vox3d.gui.live_picks import LivePicks
+from napari_vox3d.gui.reproduce import CopyButtons, reading_arguments
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.tomograms import calibrate, is_tomogram
 from napari_vox3d.gui.workers import RunControl, show_problem
+from napari_vox3d.provenance import Run, changed
 
 if TYPE_CHECKING:
     import napari
@@ -141,6 +143,7 @@ class PickParticles(QWidget):
             tooltip="Write the picks as they are now, your own edits included, for RELION, copick "
             "or as a table.",
         )
+        self.copy = CopyButtons(self.current_run)
         self._rows: list[ClassRow] = []
         self._current: Layer | None = None
         self._form = form = scrolled_form(self)
@@ -157,6 +160,7 @@ class PickParticles(QWidget):
         form.addRow(self.result)
         form.addRow(self.show_scores.native)
         form.addRow(self.save.native)
+        form.addRow(self.copy)
         self._soon = QTimer(self, singleShot=True, interval=PAUSE)
         self._soon.timeout.connect(self._apply_thresholds)
         self.volume.changed.connect(self._on_volume)
@@ -201,7 +205,7 @@ class PickParticles(QWidget):
         scored = self._scored.get(self.volume.value) if self.volume.value else None
         if scored is None or not scored.present:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
-        picks = picks_from_layer(scored.layer, self.volume.value)
+        picks = picks_from_layer(scored.layer, scored.volume)
         known = PICK_FORMATS.get(format or pick_format_by_name(Path(path)) or "")
         if known is None or known.classes != "one" or len(picks.classes) < 2:
             return vox.write_picks(path, picks, format=format)
@@ -211,8 +215,40 @@ class PickParticles(QWidget):
             written += vox.write_picks(one, picks.select(picks.labels == label), format=format)
         return written
 
+    def current_run(self) -> Run:
+        """What the window is set to do now, thresholds included.
+
+        Raises
+        ------
+        Vox3dError
+            If something is missing that picking needs, or no class is shown.
+        """
+        layer, volume, card = self._chosen()
+        shown = {row.kind.name: row.choice[1] for row in self._rows if row.choice[0]}
+        if not shown:
+            raise Vox3dError("Tick at least one class to pick.")
+        region = self._box(volume)
+        computing = self.computing.arguments()
+        arguments = changed(
+            threshold=(shown, None),
+            min_distance=(self.min_distance.value or None, None),
+            classes=(list(shown) if len(shown) < len(self._rows) else None, None),
+            contrast=(self.contrast.value.split()[0], card.input.contrast),
+            region=(region and [[part.start, part.stop] for part in region], None),
+            device=(computing["device"], "auto"),
+            precision=(computing["precision"], "auto"),
+        )
+        return Run(
+            "pick_particles",
+            volume.source or layer.name,
+            {**arguments, **reading_arguments(layer, volume)},
+            model=card.name,
+            sha256=card.sha256 or "",
+            voxel_size=tuple(volume.voxel_size),
+        )
+
     def _tomograms(self, _: object = None) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if is_tomogram(layer)]
+        return [layer for layer in self._viewer.layers if is_tomogram(layer, several=True)]
 
     def _regions(self, _: object = None) -> list[Layer | str]:
         return [WHOLE] + [layer for layer in self._viewer.layers if isinstance(layer, Shapes)]
@@ -224,8 +260,8 @@ class PickParticles(QWidget):
             self.result.setText(OPEN_FIRST)
         elif layer is not self._current:
             self.result.clear()
-            self.slices.max = layer.data.shape[0] - 1
-            self.slices.value = 0, layer.data.shape[0] - 1
+            self.slices.max = layer.data.shape[-3] - 1
+            self.slices.value = 0, layer.data.shape[-3] - 1
         if layer is not self._current:
             self._current = layer
             self._recall_choices()
@@ -233,7 +269,11 @@ class PickParticles(QWidget):
     def _ask_for_voxel_size(self) -> None:
         if isalive(self):
             layer = self.volume.value
-            known = layer is None or volume_from_layer(layer).calibrated
+            try:
+                point = self._viewer.dims.point
+                known = layer is None or volume_from_layer(layer, point).calibrated
+            except Vox3dError:
+                known = True  # the run will say what is wrong with the layer
             self._form.setRowVisible(self.voxel_size.native, not known)
 
     def _recall_choices(self) -> None:
@@ -285,15 +325,8 @@ class PickParticles(QWidget):
         self._soon.start()
 
     def _start(self) -> None:
-        layer, card = self.volume.value, self.model.card
-        if layer is None:
-            raise Vox3dError(OPEN_FIRST)
-        if card is None:
-            raise Vox3dError("No model for picking is installed.")
-        volume = volume_from_layer(layer, card.input.voxel_size)
-        if not volume.calibrated:
-            raise Vox3dError(f"Set the voxel size of {layer.name!r} first: its file lacks it.")
-        region = self._box(volume, layer.data.shape[0])
+        layer, volume, card = self._chosen()
+        region = self._box(volume)
         remember("picking", model=self.model.chosen)
         self.result.clear()
         self.run.run(
@@ -302,8 +335,20 @@ class PickParticles(QWidget):
             then=partial(self._keep, layer, volume, card),
         )  # fmt: skip
 
-    def _box(self, volume: Volume, planes: int) -> tuple[slice, slice, slice] | None:
-        """Voxels to pick in, as slices; None for all. The layer has `planes` slices to choose."""
+    def _chosen(self) -> tuple[Layer, Volume, ModelCard]:
+        """Layer, its volume, and the model; a `Vox3dError` says what is missing."""
+        layer, card = self.volume.value, self.model.card
+        if layer is None:
+            raise Vox3dError(OPEN_FIRST)
+        if card is None:
+            raise Vox3dError("No model for picking is installed.")
+        volume = volume_from_layer(layer, self._viewer.dims.point)
+        if not volume.calibrated:
+            raise Vox3dError(f"Set the voxel size of {layer.name!r} first: its file lacks it.")
+        return layer, volume, card
+
+    def _box(self, volume: Volume) -> tuple[slice, slice, slice] | None:
+        """Voxels to pick in, as slices; None for all."""
         shapes = self.region.value
         if shapes == WHOLE:
             return None
@@ -312,13 +357,12 @@ class PickParticles(QWidget):
             raise Vox3dError(f"Draw a rectangle in {shapes.name!r} first, or pick everywhere.")
         world = np.array([shapes.data_to_world(corner) for corner in np.concatenate(drawn)])
         corners = np.full((len(world), 3), volume.origin)
-        corners[:, -world.shape[1] :] = world
+        flat = min(3, world.shape[1])
+        corners[:, -flat:] = world[:, -flat:]
         index = volume.to_index(corners)
         low = np.clip(np.floor(index.min(axis=0)), 0, volume.shape).astype(int)
         high = np.clip(np.ceil(index.max(axis=0)) + 1, 0, volume.shape).astype(int)
-        coarser = planes / volume.shape[0]  # than the finest level of a multiscale layer
-        low[0] = int(self.slices.value[0] / coarser)
-        high[0] = int(np.ceil((self.slices.value[1] + 1) / coarser))
+        low[0], high[0] = self.slices.value[0], self.slices.value[1] + 1
         if (high <= low).any():
             raise Vox3dError(f"{shapes.name!r} lies outside the tomogram.")
         return tuple(slice(a, b) for a, b in zip(low.tolist(), high.tolist(), strict=True))

@@ -3,13 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from qtpy.QtWidgets import QApplication, QGridLayout, QPushButton, QWidget
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import note
 from napari_vox3d.gui.workers import show_problem
 from napari_vox3d.provenance import Run
+from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    from napari.layers import Image
+
+
+def reading_arguments(layer: Image, volume: Volume) -> dict[str, Any]:
+    """Arguments of a run that make a volume of a file be what its layer is.
+
+    Parameters
+    ----------
+    layer
+        Image layer.
+    volume
+        What `volume_from_layer` gives for it.
+
+    Returns
+    -------
+    dict
+        ``"voxel_size"`` if the file does not say the same, ``"member"`` if it holds several.
+
+    Raises
+    ------
+    Vox3dError
+        If the voxel size differs from the file's and along the axes.
+    """
+    native = layer.metadata.get("vox3d")
+    arguments = {key: volume.metadata[key] for key in ("member",) if key in volume.metadata}
+    if isinstance(native, Volume) and native.calibrated:
+        levels = (native, *native.coarser)
+        if any(np.allclose(volume.step, level.step) for level in levels):
+            return arguments
+    size = volume.voxel_size
+    if not np.allclose(size, size[0]):
+        raise Vox3dError(
+            f"The voxels of {layer.name!r} are not cubes, and its file does not say so; save the "
+            "layer as .mrc, and open that, for a script to know."
+        )
+    return {**arguments, "voxel_size": round(float(size[0]), 6)}
 
 
 class CopyButtons(QWidget):

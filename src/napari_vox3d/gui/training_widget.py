@@ -30,10 +30,12 @@ from napari_vox3d.gui.controls import (
     scrolled_form,
     voxel_size_box,
 )
-from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.layers import picks_from_layer, same_picks, volume_from_layer
+from napari_vox3d.gui.reproduce import reading_arguments
 from napari_vox3d.gui.tomograms import calibrate, is_picks, is_tomogram
 from napari_vox3d.gui.training_controls import StartChoice, TrainingControl
 from napari_vox3d.picks import Picks
+from napari_vox3d.provenance import Run
 from napari_vox3d.training.inputs import check_example, known_radii, particle_classes
 
 if TYPE_CHECKING:
@@ -189,7 +191,7 @@ class TrainPicker(QWidget):
         form.addRow(self.hint)
         self.training = TrainingControl(
             form, function=_train_picker, section="training", stem="my-picker", what="loss",
-            prepare=self._prepare,
+            prepare=self._prepare, describe=self._describe,
         )  # fmt: skip
         self._soon = QTimer(self, singleShot=True, interval=PAUSE)
         self._soon.timeout.connect(self._list_classes)
@@ -324,6 +326,36 @@ class TrainPicker(QWidget):
             raise Vox3dError("Tick at least one class to learn.")
         classes = particle_classes(radii, self.start.known)
         return (examples,), {"classes": classes, **self.start.arguments}
+
+    def _describe(self) -> Run:
+        examples: dict[str, list[str]] = {}
+        reading: list[dict[str, Any]] = []
+        for row in self._rows:
+            row.example()  # says what is missing
+            layer = row.tomogram.value
+            volume = volume_from_layer(layer)
+            files = examples.setdefault(volume.source or layer.name, [])
+            files.append(file_of_picks(row.points.value, layer))
+            reading.append(reading_arguments(layer, volume))
+        if any(each != reading[0] or each.get("member") for each in reading):
+            raise Vox3dError(
+                "A script cannot set another voxel size for each tomogram, nor take one of several "
+                "volumes in a file; save these layers as .mrc, and open those."
+            )
+        _, settings = self._prepare()
+        radii = {kind.name: kind.radius for kind in settings.pop("classes")}
+        pairs = [[source, files] for source, files in examples.items()]
+        size = {key: value for key, value in reading[0].items() if key != "member"}
+        arguments = {"examples": pairs, "classes": radii, **settings, **size}
+        return Run("train_picker", "", arguments)
+
+
+def file_of_picks(points: Layer, tomogram: Layer) -> str:
+    """Path of the file that a layer of points shows unchanged; else the name of the layer."""
+    held, path = points.metadata.get("vox3d"), points.source.path
+    if path is None or not isinstance(held, Picks):
+        return points.name
+    return str(path) if same_picks(picks_from_layer(points, tomogram), held) else points.name
 
 
 def labelled_picks(points: Layer, tomogram: Layer) -> Picks:

@@ -1,18 +1,29 @@
-"""Prediction of the electron localization function from superposed atomic densities."""
+"""Prediction of the electron localization function from atoms or an electron density."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 import numpy as np
 
-from napari_vox3d.density import grid_shape, superpose_atoms, tsirelson_stash_elf
-from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
-from napari_vox3d.density.invariants import density_invariants
+from napari_vox3d.density import grid_shape, tsirelson_stash_elf
+from napari_vox3d.density.elfnet_tables import elfnet_shape, superpose_elfnet_tables
+from napari_vox3d.density.grids import interpolate, nearest_shape
 from napari_vox3d.errors import InferenceError, ModelError
-from napari_vox3d.models import ELFInput, Model, load_model
+from napari_vox3d.inference.elf_inputs import (
+    SAD,
+    Shape,
+    atomic_density,
+    electron_density,
+    foreign_electrons,
+    network_inputs,
+)
+from napari_vox3d.inference.elf_limits import strangeness
+from napari_vox3d.models import ELFInput, Model, ModelCard, list_models, load_model
 from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
@@ -22,15 +33,44 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
-Shape = tuple[int, int, int]
 
-SAD = "superposed atomic density"
 DEFAULT_SPACING = 0.2  # Å, where the user does not ask for one
 _FINEST = 0.1  # Å: an ELF has no detail below, so finer grids are interpolated
-_DENSITY_SPACING = 0.08  # Å: derivatives of hard atoms need this; coarser grids ring
 _SLAB_WORK = 8e9  # multiply-adds of one slab on a CPU: about 0.3 s on two cores
 _SLAB_WORK_DEVICE = 1e12
+_FROM_ATOMS = "superposed atomic densities"
+_TABLES = "neutral_densities"
 _SMALLER = 4  # a slab that did not fit is divided by this
+
+
+@overload
+def predict_elf(
+    source: Volume | Atoms | str | Path,
+    model: str | Path | Model = ...,
+    *,
+    shape: Shape | None = ...,
+    spacing: float | None = ...,
+    device: str = ...,
+    precision: str = ...,
+    uncertainty: Literal[False] = ...,
+    tables: str | Path | None = ...,
+    progress: Progress | None = ...,
+) -> Volume: ...
+
+
+@overload
+def predict_elf(
+    source: Volume | Atoms | str | Path,
+    model: str | Path | Model = ...,
+    *,
+    shape: Shape | None = ...,
+    spacing: float | None = ...,
+    device: str = ...,
+    precision: str = ...,
+    uncertainty: Literal[True],
+    tables: str | Path | None = ...,
+    progress: Progress | None = ...,
+) -> tuple[Volume, Volume]: ...
 
 
 def predict_elf(
@@ -41,15 +81,19 @@ def predict_elf(
     spacing: float | None = None,
     device: str = "auto",
     precision: str = "auto",
+    uncertainty: bool = False,
+    tables: str | Path | None = None,
     progress: Progress | None = None,
-) -> Volume:
+) -> Volume | tuple[Volume, Volume]:
     """Predict the electron localization function of a crystal.
 
-    The input of every model is the superposition of neutral atomic densities, computed from the
-    atoms; the values of a density are not looked at. A model trained at one grid spacing computes
-    at the grid nearest to it, whatever grid is asked for, because its kernels know no other
-    spacing; others compute on the grid asked for, unless it is finer than 0.1 Å. The result is
-    brought to the grid asked for by periodic cubic splines.
+    Most models are given the superposition of neutral atomic densities, computed from the atoms,
+    and the values of a density are not looked at. Others are given the electron density itself.
+    The default is a model of the second kind if there is one and the source is an electron density
+    of as many electrons as the valence shells that the models know. A model trained at one grid
+    spacing computes at the grid nearest to it, whatever grid is asked for, because its kernels
+    know no other spacing; others compute on the grid asked for, unless it is finer than 0.1 Å. The
+    result is brought to the grid asked for by periodic cubic splines.
 
     Parameters
     ----------
@@ -69,65 +113,131 @@ def predict_elf(
     precision
         ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: float32, because half the bits
         change an ELF by up to 0.03.
+    uncertainty
+        Whether to say how far off the ELF may be at each point. Some models cannot.
+    tables
+        Folder ``neutral_densities`` of ELFNet, for its published checkpoints alone; by default
+        the one beside the checkpoint.
     progress
         Called as ``progress(done, total)``; what it raises ends the prediction.
 
     Returns
     -------
-    Volume
+    elf : Volume
         Quantity ``"elf"``, float32 values in [0, 1], periodic, with the atoms. On the grid of a
         source volume, step and origin are copied. `metadata` holds the `Run`, and under
-        ``"provenance"`` what the input was and where the network ran.
+        ``"provenance"`` what the input was and where the network ran; ``"expected error"``, the
+        mean absolute error to be expected, if the model can say; and ``"notes"``, if the crystal is
+        unlike all that the model was trained on, which is warned of too.
+    uncertainty : Volume
+        Only if asked for. Quantity ``"uncertainty"``: half-width of the band around the ELF that
+        holds the truth at the share of the points that the model's card states (90 %).
 
     Raises
     ------
     ModelError
-        If the model is unknown or damaged, or needs densities that only its owner can supply.
+        If the model is unknown or damaged, needs tables that are not there, or cannot say how far
+        off it may be.
     InferenceError
-        If the source has no atoms or is not periodic, or the memory does not suffice.
+        If the source has no atoms or is not periodic, is not what the model predicts from, or the
+        memory does not suffice.
     Vox3dError
         If a file cannot be read or an element has no atomic density.
     """
-    chosen = load_model(model, task="elf")
-    needs = chosen.card.input
-    assert isinstance(needs, ELFInput)
-    if needs.density == "elfnet":
-        raise ModelError(
-            f"Model {chosen.card.name!r} expects the atomic densities of ELFNet, which this "
-            "package does not have; superposed densities of its own would give a wrong ELF."
-        )
+    given = _read(source)
+    chosen = _default_for(given) if model == "default" else load_model(model, task="elf")
+    if uncertainty and chosen.card.uncertainty is None:
+        raise ModelError(f"Model {chosen.card.name!r} cannot say how far off it may be.")
+    folder = _tables_for(chosen, model, tables)
     report = progress or (lambda done, total: None)
     report(0, 1)
-    given = _read(source)
     grid = _grid(given, shape, spacing)
     if chosen.card.network is None:
-        values, settings = _promolecular(given, grid)
+        outcome = _promolecular(given, grid)
     else:
-        values, settings = _by_network(given, grid, chosen, device, precision, report)
+        outcome = _by_network(given, grid, chosen, folder, device, precision, report)
     report(1, 1)
+    for problem in outcome.notes:
+        warnings.warn(f"{_formula(grid)}: {problem}", stacklevel=2)
     run = Run(
         "predict_elf",
         grid.source or grid.name or _formula(grid),
         changed(
             shape=(None if shape is None else [int(n) for n in shape], None),
-            spacing=(None if spacing is None else float(spacing), None),
+            spacing=(_stated_spacing(given, shape, spacing), None),
             device=(device, "auto"),
             precision=(precision, "auto"),
+            tables=(None if tables is None else str(tables), None),
         ),
         model=model_name(model, chosen.card.name),
         sha256=chosen.card.sha256 or "",
         voxel_size=tuple(grid.voxel_size.tolist()),
     )
-    made = {
-        "input": "superposed atomic densities",
-        "training data": chosen.card.training,
-        **settings,
-    }
-    return grid.with_values(
-        np.clip(values, 0, 1, dtype=np.float32),
+    made = {"training data": chosen.card.training, **outcome.settings}
+    if outcome.notes:
+        made["notes"] = outcome.notes
+    elf = grid.with_values(
+        np.clip(outcome.elf, 0, 1, dtype=np.float32),
         name=f"{_formula(grid)} ELF",
         metadata={"provenance": made, **run.as_metadata()},
     )
+    if not uncertainty:
+        return elf
+    assert outcome.band is not None
+    return elf, elf.with_values(
+        np.clip(outcome.band, 0, 1, dtype=np.float32),
+        quantity="uncertainty",
+        name=f"{_formula(grid)} ELF uncertainty",
+    )
+
+
+@dataclass
+class _Outcome:
+    """ELF on the grid asked for, how it was made, what is to be said, and the band around it."""
+
+    elf: NDArray[np.floating]
+    settings: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    band: NDArray[np.floating] | None = None
+
+
+def _default_for(given: Volume | Atoms) -> Model:
+    """Model for a user who names none: of the electron density, if that is given and known."""
+    if not foreign_electrons(given):
+        for card in list_models("elf"):
+            if card.default and card.needs_density:
+                return load_model(card.name, task="elf")
+    return load_model("default", task="elf")
+
+
+def _input_of(card: ModelCard) -> ELFInput:
+    assert isinstance(card.input, ELFInput)
+    return card.input
+
+
+def _tables_for(chosen: Model, model: str | Path | Model, tables: str | Path | None) -> Path | None:
+    """Folder of the tables that a published checkpoint of ELFNet needs; None for other models."""
+    if _input_of(chosen.card).density != "elfnet":
+        return None
+    if tables is not None:
+        return Path(tables)
+    beside = Path(model).parent / _TABLES if isinstance(model, (str, Path)) else None
+    if beside is not None and beside.is_dir():
+        return beside
+    raise ModelError(
+        f"Model {chosen.card.name!r} expects ELFNet's own atomic tables, since any other densities "
+        f"would give it a wrong ELF: name ELFNet's folder {_TABLES} with tables=…, or put it "
+        "beside the checkpoint."
+    )
+
+
+def _stated_spacing(
+    given: Volume | Atoms, shape: Shape | None, spacing: float | None
+) -> float | None:
+    """Spacing that gives the same grid from a file that has one of its own beside the atoms."""
+    if spacing is None and shape is None and not isinstance(given, Volume):
+        return DEFAULT_SPACING
+    return None if spacing is None else float(spacing)
 
 
 def _read(source: Volume | Atoms | str | Path) -> Volume | Atoms:
@@ -181,111 +291,73 @@ def _grid(given: Volume | Atoms, shape: Shape | None, spacing: float | None) -> 
     return Volume.on_lattice(np.broadcast_to(np.float32(0), shape), lattice, **fields)
 
 
-def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
-    """Superposed atomic density over a cell, fine enough to be differentiated.
-
-    Parameters
-    ----------
-    given
-        A superposed density without atoms, which is handed back; anything else is not looked at.
-    grid
-        Volume with the cell, the origin and the atoms.
-    shape
-        (c, b, a) of the grid that descriptors are wanted on; the density's is a multiple of it.
-
-    Raises
-    ------
-    Vox3dError
-        If an element has no atomic density.
-    """
-    if isinstance(given, Volume) and given.atoms is None:
-        return given
-    assert grid.atoms is not None
-    crystal = grid.atoms.copy()
-    crystal.set_cell(grid.lattice)
-    crystal.pbc = True
-    crystal.positions -= grid.origin[::-1]
-    return superpose_atoms(crystal, _refined(grid, shape))
-
-
-def _refined(grid: Volume, shape: Shape) -> Shape:
-    """Multiple of `shape` that is fine enough to differentiate atomic densities on."""
-    spacing = np.linalg.norm(grid.cell, axis=1) / shape
-    c, b, a = (
-        int(n * np.ceil(h / _DENSITY_SPACING - 1e-6)) for n, h in zip(shape, spacing, strict=True)
-    )
-    return c, b, a
-
-
-def _promolecular(
-    given: Volume | Atoms, grid: Volume
-) -> tuple[NDArray[np.floating], dict[str, Any]]:
-    """Tsirelson–Stash ELF of the superposed densities on `grid`; no settings."""
+def _promolecular(given: Volume | Atoms, grid: Volume) -> _Outcome:
+    """Tsirelson–Stash ELF of the superposed densities on `grid`."""
     density = atomic_density(given, grid, grid.shape)
-    return interpolate(tsirelson_stash_elf(density).values, grid.shape), {}
-
-
-def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> NDArray[np.float32]:
-    """Input channels of a network on a grid over the cell of a superposed atomic density.
-
-    Parameters
-    ----------
-    density
-        Superposed atomic density in e/Å³.
-    shape
-        (c, b, a) of the network's grid.
-    channels
-        ``"sad"``: the density; ``"log_sad"``: its logarithm; ``"promolecular_elf"``: its
-        Tsirelson–Stash ELF; ``"invariants"``: the 24 channels of `density_invariants`.
-
-    Returns
-    -------
-    ndarray
-        (channels, c, b, a) float32.
-
-    Raises
-    ------
-    ModelError
-        If a channel has another name.
-    """
-    parts: list[NDArray[np.floating]] = []
-    for channel in channels:
-        if channel == "sad":
-            parts.append(resample_waves(density.values, shape)[None])
-        elif channel == "log_sad":
-            parts.append(np.log(np.maximum(resample_waves(density.values, shape), 1e-3))[None])
-        elif channel == "promolecular_elf":
-            parts.append(interpolate(tsirelson_stash_elf(density).values, shape)[None])
-        elif channel == "invariants":
-            parts.append(density_invariants(density, shape))
-        else:
-            raise ModelError(f"No input channel is called {channel!r}; the card may be too new.")
-    return np.concatenate(parts).astype(np.float32, copy=False)
+    elf = interpolate(tsirelson_stash_elf(density).values, grid.shape)
+    return _Outcome(elf, {"input": _FROM_ATOMS})
 
 
 def _by_network(
-    given: Volume | Atoms, grid: Volume, model: Model, device: str, precision: str, report: Progress
-) -> tuple[NDArray[np.floating], dict[str, Any]]:
-    """Run the network on its own grid; its ELF on `grid`, and how it was run."""
+    given: Volume | Atoms,
+    grid: Volume,
+    model: Model,
+    tables: Path | None,
+    device: str,
+    precision: str,
+    report: Progress,
+) -> _Outcome:
+    """Run the network on its own grid."""
     import torch
 
     from napari_vox3d.inference.device import choose_device, choose_precision
 
-    needs = model.card.input
-    assert isinstance(needs, ELFInput)
+    card, needs = model.card, _input_of(model.card)
     place = choose_device(device)
     dtype = choose_precision("float32" if precision == "auto" else precision, place)
-    shape = _network_shape(grid, needs.spacing)
+    shape = _network_shape(grid, needs.spacing) if tables is None else elfnet_shape(grid.lattice)
+    density, said = _density(given, grid, card, shape, tables)
     network = model.network(place)
-    density = atomic_density(given, grid, shape)
-    inputs = torch.from_numpy(network_inputs(density, shape, needs.channels))[None].to(place)
-    values = _run(network, inputs, dtype, grid, report)
-    settings = {
+    values = network_inputs(density, shape, needs.channels)
+    cell = grid.cell
+    if tables is not None:  # ELFNet's arrays run along a, b, c
+        values, cell = values.transpose(0, 3, 2, 1).copy(), cell[::-1]
+    inputs = torch.from_numpy(values)[None].to(place)
+    elf, scale = _run(network, inputs, dtype, cell, report)
+    settings: dict[str, Any] = {
+        "input": said,
         "device": str(place),
         "precision": str(dtype).removeprefix("torch."),
         "network grid": list(shape),
     }
-    return interpolate(values, grid.shape), settings
+    notes = strangeness(card.known, grid.atoms, values)
+    if card.needs_density and grid.atoms is not None:
+        notes += [f"{_sentence(problem)}." for problem in [foreign_electrons(given)] if problem]
+    outcome = _Outcome(interpolate(elf if tables is None else elf.T, grid.shape), settings, notes)
+    if scale is not None and card.uncertainty is not None:
+        outcome.band = interpolate(card.uncertainty.factor * scale, grid.shape)
+        settings["expected error"] = float(card.uncertainty.mean_error * scale.mean())
+    return outcome
+
+
+def _density(
+    given: Volume | Atoms, grid: Volume, card: ModelCard, shape: Shape, tables: Path | None
+) -> tuple[Volume, str]:
+    """What the network's channels are computed from, and how to call it."""
+    if tables is not None:
+        if grid.atoms is None:
+            raise InferenceError("ELFNet's tables are superposed from atoms, and there are none.")
+        crystal = grid.atoms.copy()
+        crystal.set_cell(grid.lattice)
+        crystal.positions -= grid.origin[::-1]
+        return superpose_elfnet_tables(crystal, shape, tables), "ELFNet's atomic tables"
+    if card.needs_density:
+        return electron_density(given, card.name), "the electron density of the source"
+    return atomic_density(given, grid, shape), _FROM_ATOMS
+
+
+def _sentence(words: str) -> str:
+    return words[0].upper() + words[1:]
 
 
 def _network_shape(grid: Volume, spacing: float | None) -> Shape:
@@ -298,10 +370,10 @@ def _run(
     network: torch.nn.Module,
     inputs: torch.Tensor,
     dtype: torch.dtype,
-    grid: Volume,
+    cell: NDArray[np.float64],
     report: Progress,
-) -> NDArray[np.float32]:
-    """One pass over a whole cell, in slabs that become smaller until they fit."""
+) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
+    """ELF, and output of the error head, of a whole cell in slabs that shrink until they fit."""
     import torch
 
     from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
@@ -309,7 +381,7 @@ def _run(
 
     net: Any = getattr(network, "net", network)
     device, shape = inputs.device, inputs.shape[2:]
-    lattice = torch.from_numpy(grid.cell.astype(np.float32))[None].to(device)
+    lattice = torch.from_numpy(cell.astype(np.float32))[None].to(device)
     work = _SLAB_WORK if device.type == "cpu" else _SLAB_WORK_DEVICE
     slab = max(1, int(work / net.work_per_voxel()))
     while True:
@@ -322,22 +394,25 @@ def _run(
 
         try:
             with in_slabs(network, slab, tick), autocast(device, dtype):
-                main, _ = network(inputs, lattice)
-            return main[0, 0].float().cpu().numpy()
+                main, aux = network(inputs, lattice)
+            elf, *scale = (part[0, 0].float().cpu().numpy() for part in (main, *aux))
+            return elf, scale[0] if scale else None
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
         free_memory(device)
         if slab <= shape[1] * shape[2]:
-            raise InferenceError(_what_fits(net, shape, grid, device))
+            raise InferenceError(_what_fits(net, shape, cell, device))
         slab //= _SMALLER
 
 
-def _what_fits(net: Any, shape: Sequence[int], grid: Volume, device: torch.device) -> str:
+def _what_fits(
+    net: Any, shape: Sequence[int], cell: NDArray[np.float64], device: torch.device
+) -> str:
     from napari_vox3d.networks.memory import available_memory
 
     need, have = net.peak_bytes(shape, 1), available_memory(device)
-    spacing = float(np.linalg.norm(grid.cell, axis=1).max() / max(shape))
+    spacing = float(np.linalg.norm(cell, axis=1).max() / max(shape))
     coarser = spacing * max(1.1, (need / max(have, 1)) ** (1 / 3))
     return (
         f"A grid of {'×'.join(map(str, shape))} points needs about {need / 1e9:.1f} GB and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,11 @@ from napari_vox3d.volume import Volume
 Example = tuple[Volume, Picks]
 
 
-def read_examples(tomograms: Sequence[str | Path], files: Sequence[str | Path]) -> list[Example]:
+def read_examples(
+    tomograms: Sequence[str | Path],
+    files: Sequence[str | Path],
+    voxel_size: float | None = None,
+) -> list[Example]:
     """Read tomograms and find the picks of each.
 
     Parameters
@@ -26,6 +31,8 @@ def read_examples(tomograms: Sequence[str | Path], files: Sequence[str | Path]) 
     files
         Pick files. For one tomogram all are of it; one file for several tomograms is searched for
         the name of each; otherwise there is one for each tomogram in the same order.
+    voxel_size
+        Å, for tomograms that do not say how large their voxels are, or say it wrongly.
 
     Raises
     ------
@@ -33,6 +40,9 @@ def read_examples(tomograms: Sequence[str | Path], files: Sequence[str | Path]) 
         If the numbers of files do not fit, a voxel size is unknown, or a tomogram has no picks.
     """
     volumes = [read_volume(path) for path in tomograms]
+    if voxel_size is not None:
+        step = np.eye(3) * voxel_size
+        volumes = [replace(volume, step=step, calibrated=True) for volume in volumes]
     if len(volumes) == 1:
         groups = [list(files)]
     elif len(files) == 1:
