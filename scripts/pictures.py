@@ -1,0 +1,290 @@
+"""Make every picture of the documents and the README in the real napari window.
+
+``python scripts/pictures.py`` makes all of them, ``python scripts/pictures.py NAME …`` those named;
+without a display run it through ``scripts/with_virtual_display``. Each function below is one walk
+through the window, with the clicks that the tutorials describe, and saves the pictures on its way.
+Settings and models of the user stay out of the pictures and as they are.
+"""
+# ruff: noqa: E402  (napari reads where its settings are when it is imported)
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+SCRATCH = Path(tempfile.mkdtemp(prefix="pictures-"))
+os.environ["NAPARI_CONFIG"] = str(SCRATCH / "settings.yaml")
+os.environ["NAPARI_VOX3D_MODELS"] = str(SCRATCH / "models")
+
+import napari
+import numpy as np
+from demo import PATIENCE, press_and_wait, settle
+from napari.utils.notifications import notification_manager
+from numpy.typing import NDArray
+from PIL import Image
+from qtpy.QtGui import QAction, QImage
+from qtpy.QtWidgets import QApplication, QDockWidget, QMenu, QMenuBar, QWidget
+from scipy.spatial import cKDTree
+
+ROOT = Path(__file__).parents[1]
+IMAGES = ROOT / "docs" / "images"
+TUTORIALS = ROOT / "docs" / "tutorials"
+WINDOW = (1320, 860)
+HALF = (560, 640)  # of a picture that shows two views
+CUBE = (15, 0, 75)  # a cubic cell seen slightly from above
+COLOURS = 256  # of a palette: a third of the size, and nobody sees the difference
+
+
+def main(names: list[str]) -> None:
+    """Make the pictures named, or all."""
+    IMAGES.mkdir(exist_ok=True)
+    for name, walk in WALKS.items():
+        if not names or name in names:
+            walk()
+            errors = [
+                str(note) for note in notification_manager.records if note.severity == "error"
+            ]
+            if errors:  # a picture of a mishap is no picture for the documents
+                raise SystemExit(f"{name}: {errors[0]}")
+            print(name)
+
+
+def pick_particles() -> None:
+    """The tutorial on picking, click by click."""
+    with window() as viewer:
+        tomogram = "Simulated tomogram with known particles"
+        open_menu(viewer, "File", "Open Sample", "vox3d", tomogram, save="picking_sample")
+        viewer.open_sample("napari-vox3d", "simulated_tomogram")
+        save(viewer, "picking_opened")
+        widget = dock(viewer, "Pick particles")
+        press_and_wait(widget.run)
+        save(viewer, "pick_particles")
+        threshold = next(row.threshold for row in widget._rows if row.kind.name == "thyroglobulin")
+        suggested = threshold.value
+        threshold.value = 0.8
+        settle()
+        save(viewer, "picking_threshold", part=widget)
+        threshold.value = suggested
+        settle()
+        correct(viewer)
+        save(viewer, "picking_corrected")
+        in_3d(viewer, zoom=0.3, angles=(20, -35, 20))
+        save(viewer, "picking_3d", canvas=True)
+
+
+def correct(viewer: napari.Viewer) -> None:
+    """Add a particle that was missed and delete a wrong pick, as a reader does by hand."""
+    picks, truth = viewer.layers["simulated_tomogram picks"], viewer.layers["true particles"]
+    kinds = truth.features["class"].to_numpy(object)
+    nearest, _ = cKDTree(picks.data).query(truth.data)
+    central = abs(truth.data[:, 0] - 48) < 20  # slices
+    missed = int(np.argmax(np.where(central, nearest, 0)))
+    viewer.dims.set_point(0, truth.data_to_world(truth.data[missed])[0])
+    same = np.flatnonzero(picks.features["class"].to_numpy(object) == kinds[missed])
+    picks.selected_data = {int(same[0])}  # a new point takes after the one selected last
+    picks.selected_data = set()
+    picks.add(truth.data[missed])
+    picks.mode = "add"
+    settle()
+
+
+def predict_elf() -> None:
+    """The tutorial on the ELF: silicon from a POSCAR."""
+    poscar = SCRATCH / "POSCAR"
+    poscar.write_text(tutorial_file("elf.md", "POSCAR"), encoding="utf-8")
+    with window() as viewer:
+        viewer.open(poscar, plugin="napari-vox3d")
+        in_3d(viewer, zoom=62, angles=CUBE)
+        save(viewer, "elf_structure")
+        widget = dock(viewer, "Predict ELF")
+        press_and_wait(widget.run)
+        in_3d(viewer, zoom=62, angles=CUBE)
+        viewer.layers["Si8 ELF"].iso_threshold = 0.8
+        settle()
+        save(viewer, "elf_isosurface")
+
+
+def graphite() -> None:
+    """A VASP file, and its prediction beside it."""
+    with window() as viewer:
+        viewer.open_sample("napari-vox3d", "graphite")
+        show_atoms(viewer)
+        slice_ = middle(viewer.screenshot(flash=False), *HALF)
+        in_3d(viewer, zoom=58, angles=(20, 60, 10))
+        space = middle(viewer.screenshot(flash=False), *HALF)
+        store(side_by_side(slice_, space), "graphite_elf")
+        widget = dock(viewer, "Predict ELF")
+        press_and_wait(widget.run)
+        in_3d(viewer, zoom=58, angles=(20, 60, 10))
+        predicted = middle(viewer.screenshot(flash=False), *HALF)
+        store(side_by_side(space, predicted), "elf_compared")
+
+
+def show_atoms(viewer: napari.Viewer) -> None:
+    """Go to the slice of the first atom."""
+    atoms = next(layer for layer in viewer.layers if layer.name.endswith("atoms"))
+    viewer.dims.set_point(0, atoms.data_to_world(atoms.data[0])[0])
+    viewer.canvas.overlays.scale_bar.visible = True
+    settle()
+
+
+def train_picker() -> None:
+    """Training on the points of the sample, stopped halfway."""
+    with window() as viewer:
+        viewer.open_sample("napari-vox3d", "simulated_tomogram")
+        viewer.layers["true particles"].visible = True
+        widget = dock(viewer, "Train a picker")
+        train_for(widget, minutes=3, steps=25)
+        save(viewer, "train_picker")
+        stop(widget)
+
+
+def train_elf() -> None:
+    """Training on the ELF of the sample, stopped halfway."""
+    with window() as viewer:
+        viewer.open_sample("napari-vox3d", "graphite")
+        show_atoms(viewer)
+        widget = dock(viewer, "Train an ELF model")
+        train_for(widget, minutes=3, steps=25)
+        save(viewer, "train_elf")
+        stop(widget)
+
+
+@contextmanager
+def window() -> Iterator[napari.Viewer]:
+    """An empty napari window, closed at the end."""
+    viewer = napari.Viewer(show=True)
+    viewer.window.resize(*WINDOW)
+    settle()
+    yield viewer
+    viewer.close()
+
+
+def dock(viewer: napari.Viewer, name: str) -> Any:
+    """Open a window of the plugin as the Plugins menu does."""
+    docked, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", name)
+    assert isinstance(docked, QDockWidget)
+    docked.setMinimumWidth(380)
+    settle()
+    return widget
+
+
+def open_menu(viewer: napari.Viewer, *path: str, save: str) -> None:
+    """Walk into a menu down to an entry, and save the menus that are open then."""
+    bar = viewer.window._qt_window.menuBar()
+    menus, place = [], bar.mapToGlobal(bar.rect().bottomLeft())
+    menu = _entry(bar, path[0]).menu()
+    for name in path[1:]:
+        menu.popup(place)
+        settle()
+        menus.append(menu)
+        entry = _entry(menu, name)
+        menu.setActiveAction(entry)
+        settle()
+        place = menu.mapToGlobal(menu.actionGeometry(entry).topRight())
+        menu = entry.menu()
+    screen = QApplication.primaryScreen().grabWindow(0)
+    corners = [menu.geometry().bottomRight() for menu in menus]
+    right, low = (max(corner.x() for corner in corners), max(corner.y() for corner in corners))
+    store(pixels(screen.toImage())[: low + 2, : right + 2], save)
+    for menu in reversed(menus):
+        menu.close()
+
+
+def _entry(menu: QMenu | QMenuBar, name: str) -> QAction:
+    return next(action for action in menu.actions() if action.text().replace("&", "") == name)
+
+
+def in_3d(
+    viewer: napari.Viewer, zoom: float, angles: tuple[float, float, float] = (10, 30, 40)
+) -> None:
+    """Press the 2D/3D button and turn the view; zoom in screen pixels for one Å."""
+    viewer.dims.ndisplay = 3
+    settle()
+    viewer.reset_view()
+    viewer.scene.camera.angles = angles
+    viewer.scene.camera.zoom = zoom
+    settle()
+
+
+def train_for(widget: Any, minutes: float, steps: int) -> None:
+    """Press Train and wait until the curve of the loss has some steps."""
+    widget.training.minutes.value = minutes
+    widget.run.press()
+    deadline = time.monotonic() + PATIENCE
+    while widget.run.running and len(widget.training.curve.losses) < steps:
+        assert time.monotonic() < deadline, "training is too slow"
+        settle()
+
+
+def stop(widget: Any) -> None:
+    """Press Cancel and wait until the training has ended."""
+    press_and_wait(widget.run)
+
+
+def save(
+    viewer: napari.Viewer, name: str, part: QWidget | None = None, canvas: bool = False
+) -> None:
+    """Save the window, one widget of it, or the canvas alone."""
+    viewer.canvas.overlays.scale_bar.visible = True
+    settle()
+    if part is not None:
+        store(without_margin(pixels(part.grab().toImage())), name)
+    else:
+        store(viewer.screenshot(canvas_only=canvas, flash=False), name)
+
+
+def pixels(image: QImage) -> NDArray[np.uint8]:
+    """(y, x, RGBA) of a Qt image."""
+    image = image.convertToFormat(QImage.Format.Format_RGBA8888)
+    raw = np.frombuffer(image.constBits().asarray(image.sizeInBytes()), np.uint8)
+    return raw.reshape(image.height(), image.bytesPerLine() // 4, 4)[:, : image.width()]
+
+
+def without_margin(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """A picture without the rows of one colour at its bottom, but for ten."""
+    told = np.flatnonzero((picture != picture[-1:, -1:]).any(axis=(1, 2)))
+    return picture[: told[-1] + 10]
+
+
+def middle(picture: NDArray[np.uint8], width: int, height: int) -> NDArray[np.uint8]:
+    """The middle of a picture."""
+    y, x = (picture.shape[0] - height) // 2, (picture.shape[1] - width) // 2
+    return picture[y : y + height, x : x + width]
+
+
+def side_by_side(*pictures: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Pictures of one height in a row, with a white line between them."""
+    line = np.full((len(pictures[0]), 6, pictures[0].shape[2]), 255, np.uint8)
+    return np.concatenate([part for one in pictures for part in (one, line)][:-1], axis=1)
+
+
+def store(picture: NDArray[np.uint8], name: str) -> None:
+    """Write a PNG with a palette."""
+    rgb = Image.fromarray(np.ascontiguousarray(picture[..., :3]))
+    # The default method drops small spots of colour, such as the dots of the classes.
+    palette = rgb.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, kmeans=4, dither=Image.Dither.NONE)
+    palette.save(IMAGES / f"{name}.png", optimize=True)
+
+
+def tutorial_file(page: str, name: str) -> str:
+    """Text of the file that a tutorial asks the reader to save."""
+    found = re.search(rf'title="{name}"\n(.*?)```', (TUTORIALS / page).read_text("utf-8"), re.S)
+    assert found, f"{page} has no file {name}"
+    return found[1]
+
+
+WALKS = {
+    walk.__name__: walk for walk in (pick_particles, predict_elf, graphite, train_picker, train_elf)
+}
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,214 @@
+"""The documents build without a warning, and what they tell people to type works."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import napari_vox3d as vox
+import napari_vox3d.terminal
+from napari_vox3d.cli import app
+from napari_vox3d.gui import samples
+from napari_vox3d.models import ModelCard
+from napari_vox3d.models.registry import SHIPPED
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
+# As in ```sh title="…". Blocks in lists and tabs are indented.
+FENCE = re.compile(r'^( *)```(\w+)(?: title="(.*?)")?\n(.*?)^\1```$', re.M | re.S)
+NOT_RUN = "not run by the tests: "
+PRINTS = "prints"
+
+
+@dataclass
+class Block:
+    """A fenced block of a page."""
+
+    language: str
+    title: str
+    text: str
+    line: int
+
+
+def blocks(page):
+    text = page.read_text("utf-8")
+    for found in FENCE.finditer(text):
+        indent, language, title, body = found.groups()
+        lines = [line.removeprefix(indent) for line in body.splitlines()]
+        yield Block(language, title or "", "\n".join(lines), text.count("\n", 0, found.start()) + 1)
+
+
+@pytest.fixture(scope="module")
+def things(tmp_path_factory):
+    """What a page may take for granted: a crystal, small tomograms, and true picks in them."""
+    folder = tmp_path_factory.mktemp("things")
+    for name in ("tomograms", "structures"):
+        (folder / name).mkdir()
+    whole = vox.read_volume(samples.FOLDER / "simulated_tomogram.mrc")
+    truth = vox.read_picks(samples.FOLDER / "simulated_tomogram_truth.star", whole)
+    crop = whole.values[:64, :96, :96]
+    for name in ("tomogram.mrc", "tomograms/a.mrc", "tomograms/b.mrc"):
+        vox.write_volume(folder / name, vox.Volume(crop, whole.voxel_size))
+    truth = truth.select((truth.indices < crop.shape).all(axis=1))
+    truth = replace(truth, shape=crop.shape, tomogram="tomogram")
+    for name in ("picks.star", "truth.star"):
+        vox.write_picks(folder / name, truth)
+    (poscar,) = (block.text for block in blocks(DOCS / "tutorials" / "elf.md")
+                 if block.title == "POSCAR")  # fmt: skip
+    for name in ("POSCAR", "structures/POSCAR"):
+        (folder / name).write_text(poscar, "utf-8")
+    vox.write_volume(folder / "CHGCAR", vox.superpose_atoms(folder / "POSCAR", spacing=0.4))
+    return folder
+
+
+@pytest.fixture
+def folder(things, tmp_path, monkeypatch):
+    monkeypatch.setenv("NAPARI_VOX3D_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr(napari_vox3d.terminal.out, "width", 200)
+    shutil.copytree(things, tmp_path / "here")
+    monkeypatch.chdir(tmp_path / "here")
+
+
+WITH_CODE = [page for page in PAGES if any(block.language in {"sh", "python"}
+             for block in blocks(page))]  # fmt: skip
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: str(page.relative_to(ROOT)))
+def test_what_a_page_tells_people_to_type_works(page):
+    """Each page is one session: names, files and models stay from block to block."""
+    names, said = {"__name__": "__main__"}, ""
+    for block in blocks(page):
+        where = f"{page.relative_to(ROOT)}:{block.line}"
+        if block.title.startswith(NOT_RUN):
+            check_syntax(block, where)
+        elif block.title == PRINTS:
+            for line in filter(str.strip, block.text.splitlines()):
+                assert re.search(loosely(line), said), f"{where}: {line!r} is not printed:\n{said}"
+        elif block.language == "python":
+            exec(compile(block.text, where, "exec"), names)
+        elif block.language == "sh":
+            said = "".join(run_line(line, where) for line in lines_of(block.text))
+        elif block.title:
+            Path(block.title).write_text(block.text + "\n", "utf-8")
+
+
+def lines_of(text):
+    """Commands of a shell block, without comments."""
+    lines = text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.lstrip().startswith("#")]
+
+
+def run_line(line, where):
+    """Run a command; `vox3d` in this process, which saves the seconds of importing torch."""
+    words = shlex.split(line, comments=True)
+    if words[0] != "vox3d" or set(words) & {"|", "&&", ">"}:
+        done = subprocess.run(["sh", "-c", line], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"{where}: {line}\n{done.stderr}"
+        return done.stdout
+    words = [name for word in words[1:] for name in matching(word)]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, f"{where}: {line}\n{result.output}\n{result.exception!r}"
+    return result.output
+
+
+def matching(word):
+    """Files that a shell would put in the place of a word, or the word."""
+    found = sorted(map(str, Path().glob(word))) if "*" in word else []
+    return found or [word]
+
+
+def loosely(line):
+    """Pattern for a printed line: any white space, … for anything, no frames of tables."""
+    words = re.split(r"[\s│┃]+", line.strip("│┃ "))
+    return r"[\s│┃]+".join(re.escape(word).replace("…", ".*?") for word in words)
+
+
+def check_syntax(block, where):
+    if block.language == "python":
+        compile(block.text, where, "exec")
+    elif block.language in {"sh", "bash"} and shutil.which("bash"):
+        done = subprocess.run(["bash", "-n"], input=block.text, capture_output=True, text=True,
+                              check=False)  # fmt: skip
+        assert done.returncode == 0, f"{where}: {done.stderr}"
+    elif block.language in {"yaml", "json"}:
+        import yaml
+
+        yaml.safe_load(block.text)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_is_marked_with_its_language(page):
+    """A bare ``` would be neither run nor shown as not run."""
+    text = page.read_text("utf-8")
+    fences = re.findall(r"^ *```(.*)$", text, re.M)
+    assert all(fences[::2]), page
+    known = {"python", "sh", "bash", "text", "yaml", "toml", "json", "bibtex", "console"}
+    assert {fence.split()[0] for fence in fences[::2]} <= known, page
+    assert len(fences) == 2 * len(list(blocks(page))), f"{page}: a fence is not understood"
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """The built site; building fails at the first warning."""
+    pytest.importorskip("material", reason="the docs group is not installed")
+    target = tmp_path_factory.mktemp("site")
+    done = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", target],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+        env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr + done.stdout
+    return target
+
+
+def test_the_site_needs_nothing_from_elsewhere(site):
+    for page in site.rglob("*.html"):
+        fetched = re.findall(r'<(?:link|script|img)[^>]+(?:href|src)="?(https?:[^"> ]+)',
+                             page.read_text("utf-8"))  # fmt: skip
+        assert not fetched, page
+
+
+def test_every_public_name_has_an_entry(site):
+    reference = (site / "reference" / "api" / "index.html").read_text("utf-8")
+    for name in set(vox.__all__) - {"__version__"}:
+        home = vox._HOMES[name]
+        assert re.search(rf'id="napari_vox3d\.{home}[\w.]*\.{name}"', reference), name
+
+
+def test_every_command_and_model_has_an_entry(site):
+    commands = (site / "reference" / "cli" / "index.html").read_text("utf-8")
+    for name in ("pick", "elf", "train", "train-elf", "convert", "models"):
+        assert f'id="vox3d-{name}"' in commands, name
+    models = (site / "models" / "index.html").read_text("utf-8")
+    for path in SHIPPED.glob("*.json"):
+        assert f'id="{ModelCard.read(path).name}"' in models, path
+
+
+def test_every_picture_is_shown_and_every_one_shown_is_made():
+    texts = "".join(page.read_text("utf-8") for page in PAGES)
+    shown = set(re.findall(r"images/(\w+)\.png", texts))
+    made = (ROOT / "scripts" / "pictures.py").read_text("utf-8")
+    kept = {path.stem for path in (DOCS / "images").glob("*.png")}
+    assert shown == kept
+    assert not [name for name in kept if f'"{name}"' not in made]
+
+
+def test_figures_in_the_readme_are_those_of_the_cards():
+    cards = map(ModelCard.read, SHIPPED.glob("*.json"))
+    rows = [row for card in cards for table in card.metrics for row in table.rows]
+    figures = [value for row in rows for value in row.values() if isinstance(value, float)]
+    measured = {f"{value:.{digits}f}" for value in figures for digits in (2, 3)}
+    readme = (ROOT / "README.md").read_text("utf-8")
+    tables = "".join(line for line in readme.splitlines(True) if line.startswith("|"))
+    told = set(re.findall(r"\d\.\d+", tables))
+    assert told
+    assert told <= measured
