@@ -58,6 +58,9 @@ def test_real_files_equal_mrcfile(file):
     volume = read_volume(file)
     with mrcfile.open(file, permissive=True) as reference:
         header, data = reference.header, reference.data
+        if data.dtype == np.int8 and header.dmax > 127:  # SerialEM's bytes are unsigned
+            data = data.view(np.uint8)
+            assert (data.min(), data.max()) == (header.dmin, header.dmax)
         axes = [int(header[name]) for name in ("maps", "mapr", "mapc")]
         data = data.reshape(header.nz, header.ny, header.nx)
         expected = data.transpose([axes.index(axis) for axis in (3, 2, 1)])
@@ -170,6 +173,13 @@ def test_bytes_of_imod_are_unsigned_unless_flagged(path):
         words = np.zeros(21, "<i4")
         words[11:13] = 1146047817, flags
         make(path, values, extra2=words.tobytes())
+        assert read_volume(path).values.ravel().tolist() == expected
+
+
+def test_bytes_are_unsigned_where_the_statistics_say_so(path):
+    values = np.array([[[-1, 5, -128]]], "i1")
+    for dmin, dmax, expected in ((5, 255, [255, 5, 128]), (-128, 5, [-1, 5, -128])):
+        make(path, values, dmin=dmin, dmax=dmax)
         assert read_volume(path).values.ravel().tolist() == expected
 
 

@@ -210,10 +210,12 @@ def _dtype(path: Path, header: NDArray[np.void]) -> np.dtype[Any]:
         )
     kind = _DTYPES[mode]
     if mode == 0:
-        # IMOD marks its files; without bit 0 of the flags their bytes are unsigned.
+        # IMOD marks its files; without bit 0 of the flags their bytes are unsigned. So are those
+        # of older programs, whose statistics would else be impossible.
         order = header["mode"].dtype.byteorder
         stamp, flags = np.frombuffer(header["extra2"].tobytes()[44:52], f"{order}i4").tolist()
-        if stamp == _IMOD_STAMP and not flags & 1:
+        beyond = header["dmin"] >= 0 and 127 < header["dmax"] <= 255
+        if beyond if stamp != _IMOD_STAMP else not flags & 1:
             kind = "u1"
     return np.dtype(kind).newbyteorder(header["mode"].dtype.byteorder)
 
