@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import typer
@@ -94,12 +94,21 @@ def convert(
     target: Annotated[Path, typer.Argument(help="File to write; its name says the format.")],
     volume: Tomogram = None,
     file_format: Format = None,
+    keep: Annotated[
+        Literal["angstrom", "voxels"] | None,
+        typer.Option(
+            help="What stays of picks that were made on another grid than that of --volume. "
+            "Default: voxels if the grids are of one shape or nearly one voxel size, else Å."
+        ),
+    ] = None,
 ) -> None:
-    """Convert volumes (MRC, VASP, cube, XSF) or picks (see `vox3d formats`) between formats."""
+    """Convert volumes (MRC, VASP, cube, XSF) or picks (see `vox3d formats`) between formats.
+
+    Without --volume the picks of all tomograms of a file are converted; FILE::NAME is one of them.
+    """
     with one_line_errors():
         if kind_of(source) == "picks":
-            picks = _read_picks(source, volume)
-            save_picks(target, picks, file_format)
+            save_picks(target, _read_picks(source, volume, keep), file_format)
         else:
             save_volume(target, vox.read_volumes(source))
 
@@ -107,24 +116,33 @@ def convert(
 @app.command()
 def formats() -> None:
     """List the formats of pick files and what each can hold."""
-    table = Table("format", "files", "classes", "holds", "needs of the tomogram")
+    table = Table("format", "files", "classes", "holds", "tomograms", "needs of the tomogram")
     table.columns[0].no_wrap = table.columns[1].no_wrap = True
     for key, known in PICK_FORMATS.items():
         holds = [name for name in ("scores", "angles", "radii") if getattr(known, name)]
         files = f"*{known.suffix}"
-        table.add_row(key, files, known.classes, ", ".join(holds), ", ".join(known.needs))
+        count = "several" if known.several_tomograms else "one"
+        table.add_row(key, files, known.classes, ", ".join(holds), count, ", ".join(known.needs))
     out.print(table)
 
 
-def _read_picks(path: Path, tomogram: Path | None) -> Picks:
-    return vox.read_picks(path, None if tomogram is None else vox.read_volume(tomogram))
+def _read_picks(
+    path: Path,
+    tomogram: Path | None,
+    keep: Literal["angstrom", "voxels"] | None = None,
+) -> list[Picks]:
+    """Picks of a tomogram, or of every tomogram of the file."""
+    if tomogram is not None:
+        return [vox.read_picks(path, vox.read_volume(tomogram), by=keep)]
+    return vox.read_pick_collection(path)
 
 
 def _print_info(path: Path, tomogram: Path | None) -> None:
     table = Table(show_header=False)
     match kind_of(path):
         case "picks":
-            _describe_picks(table, _read_picks(path, tomogram))
+            for picks in _read_picks(path, tomogram):
+                _describe_picks(table, picks)
         case "structure":
             _describe_atoms(table, read_atoms(path))
         case _:
@@ -146,6 +164,7 @@ def _describe_volume(table: Table, volume: Volume) -> None:
         table.add_row("electrons", f"{mean * volume.volume:.4f}")
     if volume.atoms is not None:
         _describe_atoms(table, volume.atoms)
+    _describe_run(table, volume.metadata)
 
 
 def _value_range(volume: Volume) -> tuple[float, float, float]:
@@ -166,6 +185,7 @@ def _describe_atoms(table: Table, atoms: Atoms) -> None:
 
 
 def _describe_picks(table: Table, picks: Picks) -> None:
+    table.add_section()
     table.add_row("picks", str(len(picks)))
     for label, count in picks.counts().items():
         table.add_row(label, str(count))
@@ -173,3 +193,19 @@ def _describe_picks(table: Table, picks: Picks) -> None:
         table.add_row("tomogram", picks.tomogram)
     if picks.voxel_size is not None:
         table.add_row("voxel size", ", ".join(f"{edge:.4g}" for edge in picks.voxel_size) + " Å")
+    _describe_run(table, picks.metadata)
+
+
+def _describe_run(table: Table, metadata: dict[str, Any]) -> None:
+    """Where a result comes from."""
+    run = vox.Run.from_metadata(metadata)
+    if run is None:
+        return
+    table.add_row("made by", f"napari-vox3d {run.version}, {run.function}, {run.when}")
+    table.add_row("source", run.source)
+    if run.model:
+        table.add_row("model", f"{run.model} (sha256 {run.sha256 or 'none: no weights'})")
+    for name, value in run.arguments.items():
+        table.add_row(name, str(value))
+    if run.edited:
+        table.add_row("since then", "edited by hand")

@@ -14,8 +14,9 @@ from rich.text import Text
 import napari_vox3d as vox
 from napari_vox3d.batch import ELF_FORMATS, Outcome, collection_path
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.formats import PICK_FORMATS
+from napari_vox3d.formats import PICK_FORMATS, split_address
 from napari_vox3d.formats.compression import plain_name
+from napari_vox3d.formats.copick_project import tomograms_of
 from napari_vox3d.formats.pick_formats import pick_format_by_name
 from napari_vox3d.terminal import (
     Device,
@@ -23,6 +24,7 @@ from napari_vox3d.terminal import (
     Inputs,
     Output,
     Spacing,
+    VoxelSize,
     err,
     numbers_by_class,
     one_line_errors,
@@ -63,8 +65,21 @@ def pick(
         typer.Option(help="Score threshold, or CLASS=VALUE (repeat for several classes)."),
     ] = None,
     min_distance: Annotated[
-        float | None, typer.Option(help="Least distance between picks of a class in Å.")
+        list[str] | None,
+        typer.Option(help="Least distance between picks of a class in Å, or CLASS=Å (repeat it)."),
     ] = None,
+    classes: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Find only this class (repeat for several)."),
+    ] = None,
+    region: Annotated[
+        str | None,
+        typer.Option(help="Voxels to pick in, z,y,x, each START:STOP or : for all; one tomogram."),
+    ] = None,
+    voxel_size: VoxelSize = None,
+    member: Annotated[
+        int, typer.Option(min=0, help="Which volume of a file with several, from 0; one file.")
+    ] = 0,
     file_format: Format = None,
     one_file: Annotated[
         bool, typer.Option("--one-file", help="Also write one file with the picks of all.")
@@ -81,20 +96,29 @@ def pick(
 ) -> None:
     """Pick particles in tomograms and write them in a format of `vox3d formats`.
 
+    The configuration of a copick project stands for its tomograms, config.json::RUN for one.
+
     Without -o the picks of NAME are written to NAME.star in the working folder. Of several
     tomograms those are skipped whose picks are there and not older, one that cannot be picked does
     not stop the others, and a table tells what became of them.
     """
     options: dict[str, Any] = {
         "threshold": numbers_by_class(threshold),
-        "min_distance": min_distance,
+        "min_distance": numbers_by_class(min_distance),
+        "classes": classes,
+        "voxel_size": voxel_size,
         "contrast": contrast and contrast.value,
         "device": device,
         "precision": precision,
     }
+    with one_line_errors():
+        tomograms = [one for path in tomograms for one in _tomograms_of(path)]
     if len(tomograms) == 1 and not (one_file or jobs or scheduler):
-        _pick_one(tomograms[0], output, model, file_format, options)
+        options |= {"region": None if region is None else _slices(region)}
+        _pick_one(tomograms[0], member, output, model, file_format, options)
         return
+    if region is not None or member:
+        raise typer.BadParameter("--region and --member are for one tomogram.")
     named = None if output is None or output.is_dir() else pick_format_by_name(output)
     with one_line_errors():
         if named and not one_file:
@@ -113,6 +137,10 @@ def elf(
     output: Output = None,
     model: ModelName = "default",
     spacing: Spacing = None,
+    shape: Annotated[
+        tuple[int, int, int] | None,
+        typer.Option(help="Grid points along c, b and a instead of a spacing; of one source."),
+    ] = None,
     file_format: Annotated[
         ElfFormat | None, typer.Option("--format", help="Of several results. Default: ELFCAR.")
     ] = None,
@@ -136,27 +164,56 @@ def elf(
             path = sources[0]
             target = target_path(plain_name(path), output, False, ELF_FORMATS[kind])
             with progress_bar(path.name) as progress:
-                volume = vox.predict_elf(path, model, progress=progress, **options)
+                volume = vox.predict_elf(path, model, shape=shape, progress=progress, **options)
             save_volume(target, volume)
         return
+    if shape is not None:
+        raise typer.BadParameter("--shape is for one source.")
     _run_batch(
         vox.predict_elf_files, sources, output or Path(), model, format=kind, **options,
         **_how(jobs, scheduler, cluster_config, overwrite),
     )  # fmt: skip
 
 
+def _tomograms_of(path: Path) -> list[Path]:
+    """The path itself, or the tomograms of a copick project."""
+    file, part = split_address(path)
+    if file.suffix != ".json" or not file.is_file():
+        return [path]
+    return [Path(address) for address in tomograms_of(file, part)]
+
+
 def _pick_one(
-    path: Path, output: Path | None, model: str, file_format: Any, options: dict[str, Any]
+    path: Path,
+    member: int,
+    output: Path | None,
+    model: str,
+    file_format: Any,
+    options: dict[str, Any],
 ) -> None:
     # No pick file goes without a suffix, so a bare name is a folder even for one tomogram.
     folder = output is not None and not output.suffix
     suffix = PICK_FORMATS[file_format.value if file_format else "relion5"].suffix
     with one_line_errors():
         target = target_path(Path(plain_name(path)).stem, output, folder, suffix)
-        tomogram = vox.read_volume(path)
+        volumes = vox.read_volumes(path)
+        if member >= len(volumes):
+            raise Vox3dError(f"{path} holds {len(volumes)} volumes; there is no member {member}.")
+        tomogram = volumes[member]
         with progress_bar(path.name) as progress:
             picks = vox.pick_particles(tomogram, model, progress=progress, **options)
         save_picks(target, picks, file_format)
+
+
+def _slices(region: str) -> list[slice]:
+    """Read ``"0:40,:,10:90"``."""
+    try:
+        bounds = [[int(n) if n else None for n in part.split(":")] for part in region.split(",")]
+    except ValueError:
+        bounds = []
+    if len(bounds) != 3 or any(len(part) != 2 for part in bounds):
+        raise typer.BadParameter(f"{region!r}: give START:STOP along z, y and x, as 0:40,:,10:90.")
+    return [slice(*part) for part in bounds]
 
 
 def _how(

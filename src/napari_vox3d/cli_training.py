@@ -14,6 +14,7 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
 from napari_vox3d.terminal import (
     Device,
+    VoxelSize,
     err,
     numbers_by_class,
     one_line_errors,
@@ -41,7 +42,14 @@ def _names(task: str) -> str:
 Size = Annotated[
     str, typer.Option(help="small, for a laptop, or large, for a machine with a graphics card.")
 ]
-Minutes = Annotated[float, typer.Option(min=0.01, help="How long to train.")]
+Minutes = Annotated[
+    float | None,
+    typer.Option(min=0.01, help="How long to train. Default: 10, unless steps are given."),
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="How many steps to train at most.")]
+Seed = Annotated[
+    int, typer.Option(help="The same seed and steps give the same model on one machine.")
+]
 Folder = Annotated[
     Path | None,
     typer.Option("--output", "-o", help="Folder of the new model. Default: among your models."),
@@ -75,7 +83,14 @@ def train(
         list[str] | None,
         typer.Option(help="Radius in Å where the picks carry none, or CLASS=Å (repeat it)."),
     ] = None,
-    minutes: Minutes = 10.0,
+    only: Annotated[
+        list[str] | None,
+        typer.Option("--class", help="Learn only this class (repeat for several)."),
+    ] = None,
+    voxel_size: VoxelSize = None,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
     device: Device = "auto",
     output: Folder = None,
     name: Name = None,
@@ -96,10 +111,14 @@ def train(
         else:
             _check_network(network, "picking", size)
             start = {"network": network, "size": size}
-        examples = read_examples(tomograms, picks)
-        classes = particle_classes(_radii(examples, known, radii), known)
+        examples = read_examples(tomograms, picks, voxel_size)
+        sizes = _radii(examples, known, radii)
+        if unknown := set(only or ()) - sizes.keys():
+            raise Vox3dError(f"There are no picks of {', '.join(sorted(unknown))}.")
+        sizes = {name: size for name, size in sizes.items() if only is None or name in only}
+        classes = particle_classes(sizes, known)
         _train(draft, vox.train_picker, examples, classes=classes, **start, minutes=minutes,
-               device=device)  # fmt: skip
+               steps=steps, seed=seed, device=device)  # fmt: skip
 
 
 def train_elf(
@@ -109,7 +128,9 @@ def train_elf(
     ],
     network: Annotated[str, typer.Option(help=f"Network to train: {_names('elf')}.")] = "ckconv",
     size: Size = "small",
-    minutes: Minutes = 10.0,
+    minutes: Minutes = None,
+    steps: Steps = None,
+    seed: Seed = 0,
     device: Device = "auto",
     output: Folder = None,
     name: Name = None,
@@ -123,7 +144,7 @@ def train_elf(
         _check_network(network, "elf", size)
         volumes = [read_true_elf(path) for path in elfs]
         _train(draft, vox.train_elf, volumes, network=network, size=size,
-               minutes=minutes, device=device)  # fmt: skip
+               minutes=minutes, steps=steps, seed=seed, device=device)  # fmt: skip
 
 
 def evaluate(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from enum import Enum
@@ -37,6 +38,9 @@ Output = Annotated[
     typer.Option(
         "--output", "-o", "--out", help="Output file; a folder if there are several inputs."
     ),
+]
+VoxelSize = Annotated[
+    float | None, typer.Option(help="Å, if the file does not say how large its voxels are.")
 ]
 Spacing = Annotated[
     float | None,
@@ -89,13 +93,16 @@ def target_path(name: str, output: Path | None, several: bool, suffix: str) -> P
     return folder / (name + suffix)
 
 
-def save_picks(path: Path, picks: Picks, file_format: PickFormat | None) -> None:
-    """Write picks, and say how many went where."""
-    written = vox.write_picks(path, picks, format=file_format and file_format.value)
-    counts = ", ".join(f"{count} {label}" for label, count in picks.counts().items())
+def save_picks(path: Path, picks: Picks | Sequence[Picks], file_format: PickFormat | None) -> None:
+    """Write picks of one tomogram or of several, and say how many went where."""
+    collection = [picks] if isinstance(picks, vox.Picks) else picks
+    written = vox.write_pick_collection(path, collection, file_format and file_format.value)
+    total = sum((Counter(part.counts()) for part in collection), Counter())
+    counts = ", ".join(f"{count} {label}" for label, count in total.items())
     names = ", ".join(map(str, written))
-    out.print(f"{names}: {len(picks)} picks" + (f" ({counts})" if counts else ""), soft_wrap=True,
-              markup=False)  # fmt: skip
+    of = "" if len(collection) == 1 else f" of {len(collection)} tomograms"
+    out.print(f"{names}: {total.total()} picks{of}" + (f" ({counts})" if counts else ""),
+              soft_wrap=True, markup=False)  # fmt: skip
 
 
 def save_volume(path: Path, volume: Volume | Sequence[Volume]) -> None:

@@ -41,6 +41,8 @@ def pick_files(
     threshold: float | Mapping[str, float] | None = None,
     min_distance: float | Mapping[str, float] | None = None,
     contrast: str | None = None,
+    classes: Sequence[str] | None = None,
+    voxel_size: float | None = None,
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
@@ -78,7 +80,7 @@ def pick_files(
         YAML file with the settings of dask-jobqueue for these jobs; default: dask's own.
     overwrite
         Do all files again.
-    threshold, min_distance, contrast, device, precision
+    threshold, min_distance, contrast, classes, voxel_size, device, precision
         See `pick_particles`. With ``"auto"`` or ``"cuda"`` each process has its own GPU.
     progress
         Called with thousandths of files, of all that are to do; may raise `Cancelled`.
@@ -99,7 +101,7 @@ def pick_files(
         If `progress` raises it. All processes end within a second; finished files stay.
     """
     known = _pick_format(format, one_file)
-    _check_model(model, "picking", threshold, min_distance)
+    _check_model(model, "picking", threshold, min_distance, dict.fromkeys(classes or ()))
     parts, collection = Path(folder), None
     part_format = format
     if one_file:
@@ -112,6 +114,8 @@ def pick_files(
             min_distance if isinstance(min_distance, float | int | None) else dict(min_distance)
         ),
         "contrast": contrast,
+        "classes": None if classes is None else list(classes),
+        "voxel_size": voxel_size,
         "device": device,
         "precision": precision,
     }

@@ -234,7 +234,7 @@ def _saved(settings: dict[str, Any], save_as: str) -> list[str]:
 
 
 def _command_of_batch(run: Run, save_as: str) -> list[str]:
-    settings = dict(_settings(run))
+    settings = {"jobs": 1, **_settings(run)}  # a batch even of one file
     folder = settings.pop("folder", "results")
     command = "pick" if run.function == "pick_files" else "elf"
     sources = map(_path, _sources(run))
