@@ -18,7 +18,7 @@ from napari_vox3d import (
 )
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats import kind_of
-from napari_vox3d.formats.copick_project import parts_with_tomograms
+from napari_vox3d.formats.copick_project import tomograms_of
 
 copick = pytest.importorskip("copick")
 INDICES = np.array([[1, 2, 3], [43.25, 135, 83], [7, 60, 10]])
@@ -109,7 +109,10 @@ def test_the_open_tomogram_names_the_run(project):
 
 def test_tomograms_are_read_from_the_project(project):
     pytest.importorskip("zarr")
-    assert parts_with_tomograms(project) == ["TS-01::wbp@10"]
+    assert tomograms_of(project) == [f"{project}::TS-01::wbp@10"]
+    assert tomograms_of(project, "*::wbp@10") == [f"{project}::TS-01::wbp@10"]
+    with pytest.raises(FormatError, match="has no tomogram wbp@20"):
+        tomograms_of(project, "*::wbp@20")
     for part in ("TS-01", "TS-01::wbp@10"):
         volume = read_volume(f"{project}::{part}")
         assert volume.name == "TS-01"
@@ -170,6 +173,16 @@ def test_a_project_begins_with_its_picks(tmp_path):
         np.testing.assert_allclose(one.indices, INDICES)
     volume = Volume(np.zeros((44, 136, 84), "f4"), 10.0, name="TS_02")
     np.testing.assert_allclose(read_picks(written[0], volume).indices, INDICES)
+
+
+def test_several_tomograms_of_a_run_are_a_choice(project):
+    folder = project.parent / "overlay" / "ExperimentRuns" / "TS-01" / "VoxelSpacing20.000"
+    ome_zarr(folder / "denoised.zarr", np.zeros((2, 3, 4), "f4"), 20.0)
+    for path in (read_volume, tomograms_of):
+        with pytest.raises(FormatError, match=r"several|2 tomograms.*wbp@10, .*denoised@20"):
+            path(f"{project}::TS-01" if path is read_volume else project)
+    assert read_volume(f"{project}::TS-01::denoised@20").shape == (2, 3, 4)
+    assert tomograms_of(project, "*::denoised@20") == [f"{project}::TS-01::denoised@20"]
 
 
 def test_damaged_projects_and_missing_libraries(tmp_path, monkeypatch):

@@ -261,15 +261,14 @@ def read_pick_collection(path: str | Path, format: str | None = None) -> list[Pi
         If the file is missing, damaged or of another kind, or gives positions in voxels and does
         not tell the voxel size.
     """
-    path = _readable(path)
-    with _clear_errors(path):
-        known = _known_pick_format(
-            path, format or _pick_format_of(path), "is not a known pick file"
-        )
-        module = _module(known.module)
-        if known.several_tomograms:
-            return module.read_collection(path)
-        return [module.read(path, None)]
+    file, part = split_address(path)
+    file = _readable(file)
+    with _clear_errors(file):
+        name = format or _pick_format_of(file)
+        known = _known_pick_format(file, name, "is not a known pick file")
+        if known.several_tomograms and not part:
+            return _module(known.module).read_collection(file)
+    return [read_picks(path, format=format)]
 
 
 def write_pick_collection(

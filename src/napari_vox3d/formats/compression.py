@@ -47,8 +47,12 @@ def create_bytes(path: str | Path, name: str) -> IO[bytes]:
 
 
 def plain_name(path: str | Path) -> str:
-    """File name without a compression suffix: ``"map.mrc"`` for ``"data/map.mrc.gz"``."""
-    path = Path(path)
+    """File name without a compression suffix: ``"map.mrc"`` for ``"data/map.mrc.gz"``.
+
+    The name of a part of a file is that of the part: ``"TS_01"`` for ``"config.json::TS_01"``.
+    """
+    _, _, part = str(path).partition("::")
+    path = Path(part.split("::")[0] or path)
     return path.stem if path.suffix.lower() in _SUFFIXES else path.name
 
 

@@ -168,21 +168,41 @@ def read_volumes(path: str | Path, part: str = "") -> list[Volume]:
     return [replace(volume, name=run.name)]
 
 
-def parts_with_tomograms(path: str | Path, part: str = "") -> list[str]:
-    """Name each tomogram of a project, or of a run, as ``RUN::TYPE@SPACING``.
+def tomograms_of(path: str | Path, part: str = "") -> list[str]:
+    """Address one tomogram of each run of a project, or of the run that `part` names.
+
+    Parameters
+    ----------
+    path
+        Configuration of the project.
+    part
+        ``"RUN"``, ``"*::TYPE@SPACING"`` for those of one kind in every run, or both; nothing for
+        all.
+
+    Returns
+    -------
+    list of str
+        ``"config.json::RUN::TYPE@SPACING"``, which `read_volume` reads.
 
     Raises
     ------
     FormatError
-        If copick is not installed or cannot open the project, or there is no such run.
+        If copick is not installed or cannot open the project, there is no such run or no tomogram,
+        or a run has several and `part` does not choose.
     """
     path = Path(path)
     with _project(path) as root:
         name, _, wanted = part.partition("::")
         runs = _runs(root).values() if name in ("", "*") else [_run(path, root, name)]
-        return [
-            f"{run.name}::{key}" for run in runs for key in _tomograms(run) if wanted in ("", key)
-        ]
+        known = {run.name: [k for k in _tomograms(run) if wanted in ("", k)] for run in runs}
+    several = next((keys for keys in known.values() if len(keys) > 1), None)
+    if several:
+        hint = f"Choose: {', '.join(f'{path.name}::*::{key}' for key in several)}."
+        raise FormatError(path, "has several tomograms of one run", hint=hint)
+    found = [f"{path}::{name}::{key}" for name, keys in known.items() for key in keys]
+    if not found:
+        raise FormatError(path, f"has no tomogram {wanted}".rstrip())
+    return found
 
 
 @contextmanager
