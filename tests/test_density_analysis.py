@@ -5,7 +5,7 @@ import pytest
 from ase import Atoms
 
 from napari_vox3d import Volume, Vox3dError
-from napari_vox3d.density import compare, statistics, supercell
+from napari_vox3d.density import compare_volumes, supercell, volume_statistics
 
 HEXAGONAL = np.array([[3.0, 0, 0], [-1.5, 1.5 * 3**0.5, 0], [0, 0, 5]])
 TRICLINIC = np.array([[4, 0.3, -0.2], [1.1, 3.5, 0.4], [-0.9, 0.8, 4.6]])
@@ -27,7 +27,7 @@ def waves(lattice, shape, origin=(0, 0, 0), cell=None, **fields):
 def test_one_grid_is_subtracted_exactly():
     volume = waves(TRICLINIC, (6, 7, 8))
     other = volume.with_values(volume.values + np.arange(8) / 10)
-    result = compare(volume, other)
+    result = compare_volumes(volume, other)
     np.testing.assert_allclose(result.difference.values, volume.values - other.values)
     assert result.mae == pytest.approx(0.35)
     assert result.rmse == pytest.approx(np.sqrt(np.mean((np.arange(8) / 10) ** 2)))
@@ -38,12 +38,12 @@ def test_one_grid_is_subtracted_exactly():
 
 
 def test_a_volume_is_itself():
-    assert compare(waves(HEXAGONAL, (8, 8, 8)), waves(HEXAGONAL, (8, 8, 8))).largest == 0
+    assert compare_volumes(waves(HEXAGONAL, (8, 8, 8)), waves(HEXAGONAL, (8, 8, 8))).largest == 0
 
 
 @CELLS
 def test_other_grids_are_interpolated_periodically(lattice):
-    result = compare(waves(lattice, (18, 20, 16)), waves(lattice, (24, 25, 27)))
+    result = compare_volumes(waves(lattice, (18, 20, 16)), waves(lattice, (24, 25, 27)))
     assert result.difference.shape == (18, 20, 16)
     assert result.largest < 1e-3
 
@@ -51,38 +51,41 @@ def test_other_grids_are_interpolated_periodically(lattice):
 @CELLS
 def test_origins_are_respected(lattice):
     volume = waves(lattice, (24, 25, 27))
-    assert compare(volume, waves(lattice, (24, 25, 27), origin=(0.3, -1.2, 7.0))).largest < 1e-3
+    assert (
+        compare_volumes(volume, waves(lattice, (24, 25, 27), origin=(0.3, -1.2, 7.0))).largest
+        < 1e-3
+    )
     whole = waves(lattice, (24, 25, 27), origin=5 * volume.step[0] - 30 * volume.step[2])
-    assert compare(volume, whole).largest < 1e-12
+    assert compare_volumes(volume, whole).largest < 1e-12
 
 
 @CELLS
 def test_the_reference_may_be_in_another_cell_of_the_same_crystal(lattice):
     reference = waves(lattice, (24, 25, 27))
     double = waves(lattice * [[2], [1], [1]], (18, 20, 32), cell=lattice)
-    assert compare(double, reference).largest < 1e-3
+    assert compare_volumes(double, reference).largest < 1e-3
     other = np.array([[1, 2, 0], [0, 1, 0], [1, 0, -1]]) @ lattice
-    assert compare(waves(other, (17, 18, 19), cell=lattice), reference).largest < 1e-3
+    assert compare_volumes(waves(other, (17, 18, 19), cell=lattice), reference).largest < 1e-3
     with pytest.raises(Vox3dError, match="not of one crystal"):
-        compare(reference, double)
+        compare_volumes(reference, double)
 
 
 def test_slightly_strained_cells_are_compared_by_fractions_and_others_refused():
     volume = waves(HEXAGONAL, (18, 20, 16))
-    assert compare(volume, waves(HEXAGONAL * 1.005, (18, 20, 16))).largest < 1e-12
+    assert compare_volumes(volume, waves(HEXAGONAL * 1.005, (18, 20, 16))).largest < 1e-12
     with pytest.raises(Vox3dError, match="not of one crystal in one orientation"):
-        compare(volume, waves(HEXAGONAL * 1.03, (18, 20, 16)))
+        compare_volumes(volume, waves(HEXAGONAL * 1.03, (18, 20, 16)))
     with pytest.raises(Vox3dError, match="not of one crystal"):
-        compare(volume, waves(TRICLINIC, (18, 20, 16)))
+        compare_volumes(volume, waves(TRICLINIC, (18, 20, 16)))
 
 
 def test_densities_may_be_compared_with_their_superposition():
     density = waves(HEXAGONAL, (8, 8, 8), quantity="electron density", unit="e/Å³")
     sad = replace(density, quantity="superposed atomic density")
-    assert compare(density, sad).mae == 0
-    assert compare(density, sad).difference.unit == "e/Å³"
+    assert compare_volumes(density, sad).mae == 0
+    assert compare_volumes(density, sad).difference.unit == "e/Å³"
     with pytest.raises(Vox3dError, match="cannot be compared"):
-        compare(density, waves(HEXAGONAL, (8, 8, 8)))
+        compare_volumes(density, waves(HEXAGONAL, (8, 8, 8)))
 
 
 @pytest.mark.parametrize(
@@ -97,7 +100,7 @@ def test_what_cannot_be_compared_says_why(change, reason):
     volume = waves(HEXAGONAL, (8, 8, 8))
     for pair in ((volume, replace(volume, **change)), (replace(volume, **change), volume)):
         with pytest.raises(Vox3dError, match=reason):
-            compare(*pair)
+            compare_volumes(*pair)
 
 
 def test_supercell_tiles_along_a_b_and_c():
@@ -141,7 +144,7 @@ def test_supercells_beyond_memory_and_of_no_crystal_are_refused():
 def test_statistics_of_a_density_count_its_electrons():
     values = np.arange(1000.0).reshape(10, 10, 10)
     volume = Volume.on_lattice(values, TRICLINIC, quantity="electron density", unit="e/Å³")
-    found = statistics(volume, bins=10)
+    found = volume_statistics(volume, bins=10)
     assert (found.least, found.mean, found.largest) == (0, 499.5, 999)
     assert found.deviation == pytest.approx(np.std(values))
     assert found.quantiles[0.5] == 499.5
@@ -149,13 +152,13 @@ def test_statistics_of_a_density_count_its_electrons():
     assert len(found.edges) == 11
     assert found.electrons == pytest.approx(499.5 * abs(np.linalg.det(TRICLINIC)))
     large = supercell(volume, 2)
-    assert statistics(large).electrons == pytest.approx(8 * found.electrons)
+    assert volume_statistics(large).electrons == pytest.approx(8 * found.electrons)
 
 
 def test_statistics_leave_out_what_is_no_number():
     values = np.ones((4, 4, 4))
     values[0, 0, :2] = np.nan, np.inf
-    found = statistics(Volume(values, 1.0))
+    found = volume_statistics(Volume(values, 1.0))
     assert (found.not_numbers, found.mean, found.counts.sum()) == (2, 1, 62)
     assert found.electrons is None
 
@@ -170,4 +173,4 @@ def test_statistics_leave_out_what_is_no_number():
 )
 def test_what_has_no_statistics_says_why(values, bins, reason):
     with pytest.raises(Vox3dError, match=reason):
-        statistics(Volume(values, 1.0), bins)
+        volume_statistics(Volume(values, 1.0), bins)

@@ -8,8 +8,9 @@ import pytest
 from ase import Atoms
 
 from napari_vox3d import Volume, Vox3dError, read_picks, read_volume, write_picks
-from napari_vox3d.density import maxima, supercell
+from napari_vox3d.density import find_maxima, supercell
 from napari_vox3d.density.splines import PeriodicSpline
+from napari_vox3d.errors import Cancelled
 
 DATA = Path(__file__).parent / "data" / "elf"
 TRICLINIC = [[6, 0.5, -0.3], [1.2, 5.5, 0.6], [-1.0, 1.1, 7.0]]
@@ -87,7 +88,7 @@ def test_hills_are_found_between_grid_points_and_named(lattice):
     pairs = water[0] + np.array([[0.0, -0.35, 0.5], [0.0, -0.35, -0.5]])
     void = np.array([2.0, 2.2, 5.1])
     points = [*pairs, water[1], water[2], void]
-    found = maxima(hills(lattice, points, [0.9, 0.88, 0.97, 0.95, 0.7], atoms, width=0.25))
+    found = find_maxima(hills(lattice, points, [0.9, 0.88, 0.97, 0.95, 0.7], atoms, width=0.25))
     assert found.labels.tolist() == ["bond", "bond", "lone pair", "lone pair", "interstitial"]
     np.testing.assert_allclose(found.scores, [0.97, 0.95, 0.9, 0.88, 0.7], atol=0.01)
     order = [water[1], water[2], pairs[0], pairs[1], void]
@@ -98,7 +99,7 @@ def test_hills_are_found_between_grid_points_and_named(lattice):
 def test_a_maximum_within_half_a_covalent_radius_is_a_core_save_for_hydrogen():
     atoms = Atoms("TiH", [[1, 1, 1], [4, 4, 4]], cell=CUBIC, pbc=True)
     points = [[1, 1, 1.5], [4, 4, 4.1]]
-    found = maxima(hills(CUBIC, points, [0.9, 0.8], atoms))
+    found = find_maxima(hills(CUBIC, points, [0.9, 0.8], atoms))
     assert found.labels.tolist() == ["core", "lone pair"]
 
 
@@ -106,14 +107,14 @@ def test_atoms_too_far_apart_have_no_bond():
     kinds = []
     for length in (1.5, 2.1):
         atoms = Atoms("C2", [[1, 1, 1], [1 + length, 1, 1]], cell=CUBIC, pbc=True)
-        found = maxima(hills(CUBIC, [[1 + length / 2, 1, 1]], [0.9], atoms))
+        found = find_maxima(hills(CUBIC, [[1 + length / 2, 1, 1]], [0.9], atoms))
         kinds.append(found.labels.tolist())
     assert kinds == [["bond"], ["interstitial"]]
 
 
 def test_a_bond_across_the_border_of_the_cell():
     atoms = Atoms("C2", [[0.3, 3, 3], [5.2, 3, 3]], cell=CUBIC, pbc=True)
-    found = maxima(hills(CUBIC, [[5.75, 3, 3]], [0.9], atoms))
+    found = find_maxima(hills(CUBIC, [[5.75, 3, 3]], [0.9], atoms))
     assert found.labels.tolist() == ["bond"]
     np.testing.assert_allclose(found.positions, [[3, 3, 5.75]], atol=0.02)
 
@@ -124,7 +125,7 @@ def test_a_ring_is_one_maximum_at_its_centre(lattice):
     centre = np.array([0.2, 0.3, 0.1])  # the ring goes round a corner of the cell
     ends = centre + np.array([-0.6, 0.6])[:, None] * axis
     atoms = Atoms("C2", ends, cell=lattice, pbc=True)
-    found = maxima(ring(lattice, centre, axis, 0.6, 0.9, atoms))
+    found = find_maxima(ring(lattice, centre, axis, 0.6, 0.9, atoms))
     assert found.labels.tolist() == ["bond"]
     assert same_places(np.array(lattice)[::-1, ::-1], found.positions, [centre[::-1]], 0.05)
     assert found.scores[0] == pytest.approx(0.9, abs=0.02)
@@ -134,7 +135,7 @@ def test_a_ring_is_one_maximum_at_its_centre(lattice):
 def test_a_shell_is_one_maximum_at_its_atom(radius, kind):
     centre = np.array([2.9, 3.05, 3.1])
     atoms = Atoms("Cl", [centre], cell=CUBIC, pbc=True)
-    found = maxima(ring(CUBIC, centre, None, radius, 0.9, atoms, width=0.2))
+    found = find_maxima(ring(CUBIC, centre, None, radius, 0.9, atoms, width=0.2))
     assert found.labels.tolist() == [kind]
     assert same_places(CUBIC, found.positions, [centre[::-1]], 0.05)
 
@@ -142,7 +143,7 @@ def test_a_shell_is_one_maximum_at_its_atom(radius, kind):
 def test_a_plateau_is_one_maximum_in_its_middle():
     atoms = Atoms("C2", [[2.3, 3, 3], [3.7, 3, 3]], cell=CUBIC, pbc=True)
     elf = hills(CUBIC, [[3, 3, 3]], [1.6], atoms, width=0.5)
-    found = maxima(elf.with_values(np.minimum(elf.values, 1.0)))
+    found = find_maxima(elf.with_values(np.minimum(elf.values, 1.0)))
     assert found.labels.tolist() == ["bond"]
     assert same_places(CUBIC, found.positions, [[3, 3, 3]])
     assert found.scores.max() <= 1
@@ -150,35 +151,35 @@ def test_a_plateau_is_one_maximum_in_its_middle():
 
 def test_two_hills_with_a_clear_saddle_stay_two():
     atoms = Atoms("C2", [[2.3, 3, 3], [3.7, 3, 3]], cell=CUBIC, pbc=True)
-    found = maxima(hills(CUBIC, [[3, 2.6, 3], [3, 3.4, 3]], [0.9, 0.9], atoms, width=0.25))
+    found = find_maxima(hills(CUBIC, [[3, 2.6, 3], [3, 3.4, 3]], [0.9, 0.9], atoms, width=0.25))
     assert found.labels.tolist() == ["bond", "bond"]
 
 
 def test_silicon_has_four_bonds_with_their_maxima_in_the_middle(silicon):
-    found = maxima(silicon)
+    found = find_maxima(silicon)
     assert found.counts() == {"bond": 4}
     assert same_places(silicon.cell, found.positions, bond_middles(silicon, 2.5))
     np.testing.assert_allclose(found.scores, 0.956, atol=0.002)
 
 
 def test_graphite_has_six_bonds(graphite):
-    found = maxima(graphite)
+    found = find_maxima(graphite)
     assert found.counts() == {"bond": 6}
     assert same_places(graphite.cell, found.positions, bond_middles(graphite, 1.6))
 
 
 def test_nitrogen_has_a_ring_and_two_lone_pairs_each():
     elf = read_volume(DATA / "N2_ELFCAR.gz")
-    found = maxima(elf)
+    found = find_maxima(elf)
     assert found.counts() == {"lone pair": 8, "bond": 4}
     bonds = found.positions[found.labels == "bond"]
     assert same_places(elf.cell, bonds, bond_middles(elf, 1.3))
 
 
 def test_ions_have_one_shell_and_electrides_an_interstitial_maximum():
-    assert maxima(read_volume(DATA / "NaCl_ELFCAR.gz")).counts() == {"lone pair": 1}
+    assert find_maxima(read_volume(DATA / "NaCl_ELFCAR.gz")).counts() == {"lone pair": 1}
     elf = read_volume(DATA / "Y2C_ELFCAR.gz")
-    found = maxima(elf)
+    found = find_maxima(elf)
     assert found.counts()["interstitial"] == 1
     void = found.positions[found.labels == "interstitial"]
     assert same_places(elf.cell, void, [elf.cell.sum(axis=0) / 2])
@@ -189,7 +190,7 @@ def test_shifting_the_crystal_shifts_the_maxima(silicon):
     atoms = silicon.atoms.copy()
     atoms.positions += (shift @ silicon.step)[::-1]
     moved = replace(silicon, values=np.roll(silicon.values, shift, axis=(0, 1, 2)), atoms=atoms)
-    before, after = maxima(silicon), maxima(moved)
+    before, after = find_maxima(silicon), find_maxima(moved)
     assert same_places(silicon.cell, after.positions, before.positions + shift @ silicon.step)
 
 
@@ -197,14 +198,15 @@ def test_positions_do_not_depend_on_the_origin(silicon):
     atoms = silicon.atoms.copy()
     atoms.positions += [3.0, 2.0, 1.0]
     moved = replace(silicon, origin=np.array([1.0, 2.0, 3.0]), atoms=atoms)
-    np.testing.assert_allclose(maxima(moved).positions, maxima(silicon).positions, atol=1e-9)
-    assert maxima(moved).counts() == {"bond": 4}
+    found = find_maxima(moved)
+    np.testing.assert_allclose(found.positions, find_maxima(silicon).positions, atol=1e-9)
+    assert found.counts() == {"bond": 4}
 
 
 def test_a_supercell_has_as_many_maxima_as_cells(silicon):
-    found = maxima(supercell(silicon, (2, 1, 1)))
+    found = find_maxima(supercell(silicon, (2, 1, 1)))
     assert found.counts() == {"bond": 8}
-    one = maxima(silicon).positions
+    one = find_maxima(silicon).positions
     both = np.concatenate([one, one + silicon.cell[2]])
     assert same_places(silicon.cell * [[1], [1], [2]], found.positions, both)
 
@@ -216,17 +218,17 @@ def test_another_choice_of_axes_gives_the_same_maxima(silicon):
     skewed = Volume.on_lattice(np.zeros((42, 24, 60)), lattice, quantity="elf", atoms=atoms)
     places = skewed.to_world(np.moveaxis(np.indices(skewed.shape), 0, -1))
     skewed = skewed.with_values(PeriodicSpline(silicon).at(places))
-    found, before = maxima(skewed), maxima(silicon)
+    found, before = find_maxima(skewed), find_maxima(silicon)
     assert found.counts() == {"bond": 4}
     assert same_places(silicon.cell, found.positions, before.positions)
 
 
 def test_lower_maxima_are_left_out(silicon):
-    assert len(maxima(silicon, least=0.96)) == 0
+    assert len(find_maxima(silicon, least=0.96)) == 0
     atoms = Atoms("C2", [[1, 1, 1], [4, 4, 4]], cell=CUBIC, pbc=True)
     elf = hills(CUBIC, [[1, 1, 1.7], [4, 4, 4.7]], [0.9, 0.3], atoms)
-    assert len(maxima(elf)) == 1
-    assert len(maxima(elf, least=0.2)) == 2
+    assert len(find_maxima(elf)) == 1
+    assert len(find_maxima(elf, least=0.2)) == 2
 
 
 def test_flat_ground_through_the_whole_crystal_hides_no_maximum():
@@ -236,10 +238,10 @@ def test_flat_ground_through_the_whole_crystal_hides_no_maximum():
     z, y, x = np.moveaxis(displacements(elf, np.zeros(3)), -1, 0)
     values = (0.6 + 0.001 * np.cos(4 * np.pi * x / 6)) * np.exp(-(y**2 + z**2))
     elf = elf.with_values(values)
-    found = maxima(elf, prominence=0)
+    found = find_maxima(elf, prominence=0)
     assert Counter(found.positions.round(1)[:, 2].tolist()) == {0.0: 1, 3.0: 1}
     np.testing.assert_allclose(found.metadata["prominence"], 0.002, atol=1e-4)
-    prominent = maxima(elf)
+    prominent = find_maxima(elf)
     assert len(prominent) == 0
     assert prominent.metadata["hardly prominent"] == 2
 
@@ -249,7 +251,7 @@ def test_prominence_is_the_fall_on_the_best_way_to_one_as_high():
     atoms = Atoms("C2", [[1, 3, 3], [4, 3, 3]], cell=[9, 6, 6], pbc=True)
     points = [[1.5, 3, 3], [2.5, 3, 3], [3.5, 3, 3]]
     elf = hills(np.diag([9.0, 6, 6]), points, [0.9, 0.7, 0.9], atoms, width=0.35)
-    found = maxima(elf)
+    found = find_maxima(elf)
     np.testing.assert_allclose(found.scores, [0.9, 0.9, 0.7], atol=0.01)
     # from 0.9 to the pass at 0.29, but from 0.7 to the pass towards the nearer grid points
     np.testing.assert_allclose(found.metadata["prominence"], [0.6, 0.6, 0.36], atol=0.03)
@@ -260,16 +262,16 @@ def test_prominence_does_not_depend_on_the_cell(repeats):
     # one hill in a cell: the one as high is its own image, nearest along c
     atoms = Atoms("C", [[1, 1, 1]], cell=[4, 4, 2], pbc=True)
     elf = hills(np.diag([4.0, 4, 2]), [[2, 2, 1]], [0.9], atoms, width=0.7)
-    (alone,) = maxima(elf).metadata["prominence"]
+    (alone,) = find_maxima(elf).metadata["prominence"]
     edge = elf.values[0, 12, 12]
     assert alone == pytest.approx(0.9 - edge, abs=0.01)
-    several = maxima(supercell(elf, repeats)).metadata["prominence"]
+    several = find_maxima(supercell(elf, repeats)).metadata["prominence"]
     np.testing.assert_allclose(several, alone, atol=1e-6)
 
 
 def test_equivalent_maxima_are_equally_prominent(silicon, graphite):
     for elf in (silicon, graphite):
-        prominence = maxima(elf).metadata["prominence"]
+        prominence = find_maxima(elf).metadata["prominence"]
         np.testing.assert_allclose(prominence, prominence[0], atol=0.005)
         assert min(prominence) > 0.2
 
@@ -285,26 +287,26 @@ def test_equivalent_maxima_are_equally_prominent(silicon, graphite):
 )
 def test_hydrogen_with_many_neighbours_is_an_ion(metal, places, kind):
     atoms = Atoms(f"H{metal}{len(places)}", [[3, 3, 3], *places], cell=CUBIC, pbc=True)
-    found = maxima(hills(CUBIC, [[3, 3, 3]], [0.95], atoms))
+    found = find_maxima(hills(CUBIC, [[3, 3, 3]], [0.95], atoms))
     assert found.labels.tolist() == [kind]
 
 
 def test_stretched_hydrogen_is_bonded():
     atoms = Atoms("H2", [[2.6, 3, 3], [3.4, 3, 3]], cell=CUBIC, pbc=True)
-    assert maxima(hills(CUBIC, [[3, 3, 3]], [0.99], atoms)).labels.tolist() == ["bond"]
+    assert find_maxima(hills(CUBIC, [[3, 3, 3]], [0.99], atoms)).labels.tolist() == ["bond"]
 
 
 def test_a_void_between_near_atoms_is_interstitial():
     # body-centred cubic: a tetrahedral void has pairs of atoms on both sides of it
     atoms = Atoms("Mg2", [[0, 0, 0], [1.7, 1.7, 1.7]], cell=np.eye(3) * 3.4, pbc=True)
     voids = hills(np.eye(3) * 3.4, [[1.7, 0.85, 0]], [0.8], atoms, width=0.3)
-    assert maxima(voids).labels.tolist() == ["interstitial"]
+    assert find_maxima(voids).labels.tolist() == ["interstitial"]
     bonds = hills(np.eye(3) * 3.4, [[0.85, 0.85, 0.85]], [0.8], atoms, width=0.3)
-    assert maxima(bonds).labels.tolist() == ["bond"]
+    assert find_maxima(bonds).labels.tolist() == ["bond"]
 
 
 def test_maxima_are_picks_that_go_into_a_table(silicon, tmp_path):
-    found = maxima(silicon)
+    found = find_maxima(silicon)
     write_picks(tmp_path / "maxima.csv", found)
     again = read_picks(tmp_path / "maxima.csv")
     np.testing.assert_allclose(again.positions, found.positions)
@@ -319,7 +321,7 @@ def test_maxima_are_picks_that_go_into_a_table(silicon, tmp_path):
 def test_orthogonal_grids_give_their_voxel_size():
     atoms = Atoms("C", [[1, 1, 1]], cell=CUBIC, pbc=True)
     elf = hills(CUBIC, [[1, 1, 1.7]], [0.9], atoms)
-    found = maxima(elf)
+    found = find_maxima(elf)
     assert found.shape == elf.shape
     np.testing.assert_allclose(found.indices * elf.voxel_size, found.positions)
 
@@ -336,4 +338,18 @@ def test_orthogonal_grids_give_their_voxel_size():
 )
 def test_what_has_no_maxima_says_why(silicon, change, reason):
     with pytest.raises(Vox3dError, match=reason):
-        maxima(replace(silicon, **change))
+        find_maxima(replace(silicon, **change))
+
+
+def test_progress_is_reported_and_may_cancel(silicon):
+    reports = []
+    find_maxima(silicon, progress=lambda *report: reports.append(report))
+    assert reports[0][0] == 1
+    assert [done for done, _ in reports] == list(range(1, len(reports) + 1))
+    assert reports[-1][0] == reports[-1][1]
+
+    def cancel(_done, _total):
+        raise Cancelled("Cancelled.")
+
+    with pytest.raises(Cancelled):
+        find_maxima(silicon, progress=cancel)

@@ -6,7 +6,7 @@ from ase import Atoms
 from test_density_analysis import CELLS, HEXAGONAL, TRICLINIC, waves
 
 from napari_vox3d import Vox3dError
-from napari_vox3d.density import line_profile, plane
+from napari_vox3d.density import lattice_plane, line_profile
 
 
 def exact(volume, places):
@@ -57,7 +57,7 @@ def test_sections_need_a_periodic_volume_and_atoms_where_they_are_named():
     with pytest.raises(Vox3dError, match="not a periodic"):
         line_profile(replace(volume, periodic=False), [0, 0, 0], [0, 0, 1])
     with pytest.raises(Vox3dError, match="not a periodic"):
-        plane(replace(volume, periodic=False), (0, 0, 1))
+        lattice_plane(replace(volume, periodic=False), (0, 0, 1))
     with pytest.raises(Vox3dError, match="has 0"):
         line_profile(replace(volume, atoms=None), 0, 1)
 
@@ -67,7 +67,7 @@ def test_sections_need_a_periodic_volume_and_atoms_where_they_are_named():
 def test_plane_is_orthonormal_on_its_lattice_plane_and_shows_the_field(lattice, hkl):
     volume = waves(lattice, (26, 25, 27), origin=(0.4, 0.1, -2.0))
     middle = np.array([0.5, 1.0, 0.2])
-    cut = plane(volume, hkl, origin=middle, extent=(4.0, 6.0), spacing=0.2)
+    cut = lattice_plane(volume, hkl, origin=middle, extent=(4.0, 6.0), spacing=0.2)
     assert cut.shape == (1, 21, 31)
     assert not cut.periodic
     np.testing.assert_allclose(cut.step @ cut.step.T, 0.04 * np.eye(3), atol=1e-12)
@@ -84,7 +84,7 @@ def test_plane_is_orthonormal_on_its_lattice_plane_and_shows_the_field(lattice, 
 
 def test_columns_run_along_the_shortest_lattice_vector():
     volume = waves(HEXAGONAL, (26, 25, 27))
-    cut = plane(volume, (0, 0, 1))
+    cut = lattice_plane(volume, (0, 0, 1))
     vector = 3 * cut.step[2][::-1] / np.linalg.norm(cut.step[2]) @ np.linalg.inv(HEXAGONAL)
     np.testing.assert_allclose(vector, np.rint(vector), atol=1e-12)
     # the square holds a whole period
@@ -106,4 +106,4 @@ def test_columns_run_along_the_shortest_lattice_vector():
 )
 def test_planes_that_make_no_sense(hkl, options, reason):
     with pytest.raises(Vox3dError, match=reason):
-        plane(waves(TRICLINIC, (8, 8, 8)), hkl, **options)
+        lattice_plane(waves(TRICLINIC, (8, 8, 8)), hkl, **options)

@@ -27,6 +27,13 @@ _HOMES = {
     "write_picks": "formats",
     "write_pick_collection": "formats",
     "superpose_atoms": "density",
+    "compare_volumes": "density",
+    "find_maxima": "density",
+    "isosurface": "density",
+    "lattice_plane": "density",
+    "line_profile": "density",
+    "supercell": "density",
+    "volume_statistics": "density",
     "predict_elf": "inference.elf",
     "score_particles": "inference.picking",
     "find_particles": "inference.picking",
@@ -46,7 +53,16 @@ __all__ = ["__version__", *_HOMES]
 
 if TYPE_CHECKING:
     from napari_vox3d.batch import pick_files, predict_elf_files
-    from napari_vox3d.density import superpose_atoms
+    from napari_vox3d.density import (
+        compare_volumes,
+        find_maxima,
+        isosurface,
+        lattice_plane,
+        line_profile,
+        supercell,
+        superpose_atoms,
+        volume_statistics,
+    )
     from napari_vox3d.errors import Vox3dError
     from napari_vox3d.formats import (
         read_pick_collection,

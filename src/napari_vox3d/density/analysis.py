@@ -44,7 +44,7 @@ class Comparison:
     largest: float
 
 
-def compare(volume: Volume, reference: Volume) -> Comparison:
+def compare_volumes(volume: Volume, reference: Volume) -> Comparison:
     """Subtract a reference from a volume of the same crystal.
 
     The reference is brought to the grid of the volume by periodic cubic splines unless it is
@@ -201,7 +201,7 @@ class Statistics:
     not_numbers: int
 
 
-def statistics(volume: Volume, bins: int = 100) -> Statistics:
+def volume_statistics(volume: Volume, bins: int = 100) -> Statistics:
     """Describe the values of a volume.
 
     Parameters

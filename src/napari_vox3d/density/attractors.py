@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
+from itertools import count, product
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -72,12 +72,20 @@ class Search:
             np.array(around) @ np.rint(near).astype(int),
         )
 
-    def peaks(self, least: float) -> list[Peak]:
+    def peaks(self, least: float, progress: Callable[[int, int], None] | None) -> list[Peak]:
         """Every maximum not (much) below `least`."""
-        tops, cells = self._ascents()
-        passes = self._passes(tops, cells)
+        ticks = count(1)
+        total = len(self.offsets) * 3 // 2 + 1  # directions to climb, and half of them to pass
+
+        def tick() -> None:
+            if progress is not None:
+                progress(next(ticks), total)
+
+        tops, cells = self._ascents(tick)
+        passes = self._passes(tops, cells, tick)
         heights = {int(top): float(self.values.flat[top]) for top in np.unique(tops)}
         high = {top: heights[top] for top in np.unique(tops[self.values >= least]).tolist()}
+        tick()
         found = list(self._resolved(tops, high, passes, _FLAT))
         prominences = _prominences([group for group, _ in found], heights, passes)
         return [
@@ -103,7 +111,7 @@ class Search:
             else:
                 yield from (([top], self._summit([top])) for top in group)
 
-    def _ascents(self) -> tuple[NDArray[np.intp], NDArray[np.int16]]:
+    def _ascents(self, tick: Callable[[], None]) -> tuple[NDArray[np.intp], NDArray[np.int16]]:
         """The grid maximum to which each point ascends.
 
         Its flat index, (c, b, a), and the cell it lies in as seen from the point, (c, b, a, 3).
@@ -118,6 +126,7 @@ class Search:
             higher = (value > best) | ((value == best) & (index > goal))
             best[higher], goal[higher] = value[higher], index[higher]
             cells[higher] = self._beyond(offset)[higher]
+            tick()
         tops, whence = goal.ravel(), cells.reshape(-1, 3)
         while True:
             further = tops[tops]
@@ -131,7 +140,9 @@ class Search:
         steps = [(np.arange(n) + o) // n for n, o in zip(self.values.shape, offset, strict=True)]
         return np.stack(np.meshgrid(*steps, indexing="ij"), axis=-1).astype(np.int16)
 
-    def _passes(self, tops: NDArray[np.intp], cells: NDArray[np.int16]) -> list[_Pass]:
+    def _passes(
+        self, tops: NDArray[np.intp], cells: NDArray[np.int16], tick: Callable[[], None]
+    ) -> list[_Pass]:
         """Highest passes between neighbouring maxima, images told apart, by falling height."""
         names, own = np.unique(tops, return_inverse=True)
         own = own.reshape(tops.shape)
@@ -144,6 +155,7 @@ class Search:
             key += (away[border] + _CELLS // 2) @ np.array([_CELLS**2, _CELLS, 1])
             height = np.minimum(self.values, self._moved(self.values, offset))[border]
             keys, heights = _highest(np.append(keys, key), np.append(heights, height))
+            tick()
         pair, away = np.divmod(keys, _CELLS**3)
         i, j = np.divmod(pair, len(names))
         cell = np.stack(np.unravel_index(away, (_CELLS,) * 3), axis=-1) - _CELLS // 2

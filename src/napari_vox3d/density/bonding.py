@@ -7,6 +7,7 @@ be a plateau, a ring around a triple bond or a shell around an ion; each of them
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KINDS = ("core", "bond", "lone pair", "interstitial")
-"""What a maximum may be; see `maxima`."""
+"""What a maximum may be; see `find_maxima`."""
 
 _CORE = 0.5  # covalent radii: cores end here
 _BONDED = 1.25  # sums of covalent radii: longer distances are no bonds
@@ -36,7 +37,12 @@ _SHELL = 0.35  # Å around hydrogen: a maximum there is its own shell
 _IN_HYDRIDE = 3  # neighbours of hydrogen that is an ion; two may have a bridge in common
 
 
-def maxima(elf: Volume, least: float = 0.5, prominence: float = 0.01) -> Picks:
+def find_maxima(
+    elf: Volume,
+    least: float = 0.5,
+    prominence: float = 0.01,
+    progress: Callable[[int, int], None] | None = None,
+) -> Picks:
     """Find the maxima of an ELF and say of what kind each is.
 
     Maxima are found on the grid (refined by cubic splines if it is coarser than 0.13 Å) among
@@ -72,6 +78,9 @@ def maxima(elf: Volume, least: float = 0.5, prominence: float = 0.01) -> Picks:
         Maxima that stand out by less are left out. Default: 0.01, of which neither calculations
         nor models are sure; with 0 all are there.
 
+    progress
+        Called as ``progress(done, total)``; what it raises ends the search.
+
     Returns
     -------
     Picks
@@ -87,7 +96,7 @@ def maxima(elf: Volume, least: float = 0.5, prominence: float = 0.01) -> Picks:
     """
     values = _checked(elf)
     search = Search.on(elf, values)
-    peaks = [peak for peak in search.peaks(least) if peak.value >= least]
+    peaks = [peak for peak in search.peaks(least, progress) if peak.value >= least]
     found = len(peaks)
     peaks = [peak for peak in peaks if peak.prominence >= prominence]
     peaks.sort(key=lambda peak: -peak.value)
@@ -146,7 +155,7 @@ class _Surroundings:
         self._margin = margin
 
     def kind(self, peak: Peak) -> str:
-        """One of `KINDS`, by the rules of `maxima`."""
+        """One of `KINDS`, by the rules of `find_maxima`."""
         whole = np.floor(peak.centre @ np.linalg.inv(self._cell) + 1e-6) @ self._cell
         centre, parts = peak.centre - whole, peak.parts - whole
         near = self._tree.query_ball_point(centre, self._margin)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
@@ -90,9 +89,9 @@ def _place(volume: Volume, end: ArrayLike | int) -> NDArray[np.float64]:
     return _three(end, "A point")
 
 
-def plane(
+def lattice_plane(
     volume: Volume,
-    hkl: Sequence[int],
+    hkl: ArrayLike,
     *,
     origin: ArrayLike | None = None,
     extent: float | tuple[float, float] | None = None,
@@ -128,7 +127,7 @@ def plane(
     """
     indices = np.asarray(hkl)
     if indices.shape != (3,) or (indices != np.rint(indices)).any() or not indices.any():
-        raise Vox3dError(f"Miller indices are three integers that are not all zero, not {hkl}.")
+        raise Vox3dError(f"Miller indices are three integers that are not all zero, not {hkl!r}.")
     first, second = _lattice_vectors_in_plane(volume.lattice, np.rint(indices).astype(int))
     across = first / np.linalg.norm(first)
     normal = np.cross(first, second)
