@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.table import Table
 
 import napari_vox3d as vox
-from napari_vox3d.inference.elf import network_inputs
+from napari_vox3d.inference.elf_inputs import network_inputs
 from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec
 from napari_vox3d.networks import ELFPredictor
 

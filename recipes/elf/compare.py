@@ -1,11 +1,11 @@
-"""Train every ELF network for the same time and compare them on held-out chemical systems.
+"""Train every ELF network for the same time and compare them on held-out compositions.
 
-    python recipes/elf/compare.py PAIRS --reserved LIST --minutes 10 --run FOLDER
+    python -m recipes.elf.compare SHARDS FOLDER --minutes 10
 
-PAIRS, the split and the baselines are those of `train.py`. Each network is trained in its small
-size on the same crystals for the same CPU time, and its figures are written to FOLDER/NETWORK.json
-as soon as it is measured; a second call goes on with the networks that are left, from where an
-interrupted training stopped.
+Crystals, parts and baselines are those of `recipes.elf.train`, whose options it takes. Each network
+is trained in one size on the same crystals for the same CPU time, and its figures are written to
+FOLDER/NETWORK.json as soon as it is measured; a second call goes on with the networks that are
+left, from where an interrupted training stopped.
 """
 
 from __future__ import annotations
@@ -14,58 +14,47 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from recipes.elf.crystals import SPACING, read_parts
+from recipes.elf.evaluation import Baselines, evaluate
+from recipes.elf.train import FOR_BASELINES, INPUTS, NAMES, account, fit, parser, prepared
+from recipes.elf_data.shards import Crystal
 from rich.console import Console
-from rich.progress import Progress, track
+from rich.progress import track
 from rich.table import Table
-from train import NAMES, SPACING, Crystal, read_crystals, split
 
-import napari_vox3d as vox
 from napari_vox3d.formats import write_aside
 from napari_vox3d.models import Model
 from napari_vox3d.networks.catalogue import find_architecture
 from napari_vox3d.training.elf import fitted_model
-from napari_vox3d.training.elf_fit import Example, fit_elf, prepare_example
+from napari_vox3d.training.elf_examples import StoredExample
 
-CHANNELS = ["invariants"]
 TIMED = (48, 48, 48)
 
 
 def main() -> None:
     """Train what is left, print all."""
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("pairs", type=Path)
-    parser.add_argument("--reserved", type=Path, help="list of compositions to leave out")
-    parser.add_argument("--networks", nargs="+", choices=NAMES, default=NAMES)
-    parser.add_argument("--size", choices=("small", "large"), default="small")
-    parser.add_argument("--minutes", type=float, default=10, help="CPU time of each training")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--run", type=Path, required=True, help="folder for results and states")
-    options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    options.run.mkdir(parents=True, exist_ok=True)
+    options = parser(__doc__.split("\n\n")[0])
+    options.add_argument("--networks", nargs="+", choices=NAMES, default=NAMES)
+    given = options.parse_args()
+    torch.set_num_threads(given.threads)
+    given.output.mkdir(parents=True, exist_ok=True)
 
-    left = [name for name in options.networks if not result_file(options.run, name).exists()]
-    baselines = options.run / "baselines.json"
-    if left or not baselines.exists():
-        training, held_out = split(read_crystals(options.pairs, options.reserved))
-        if not baselines.exists():
-            write(baselines, measure_baselines(training, held_out))
-        examples = [
-            prepare_example(crystal.elf, CHANNELS, SPACING)
-            for crystal in track(training if left else [], "Preparing")
-        ]
+    left = [name for name in given.networks if not result_file(given.output, name).exists()]
+    if left:
+        training, _ = prepared(given, "training")
+        some = islice(read_parts(given.shards, ["training"], given.pairs), FOR_BASELINES)
+        baselines = Baselines.fitted(track(some, "Baselines", total=FOR_BASELINES))
+        held_out = list(read_parts(given.shards, ["test"], given.pairs))
         for name in left:
-            write(result_file(options.run, name), compare(name, examples, held_out, options))
-    show(
-        json.loads(baselines.read_text()),
-        [json.loads(result_file(options.run, name).read_text()) for name in options.networks],
-    )
+            figures = compare(name, training, held_out, baselines, given)
+            with write_aside(result_file(given.output, name)) as aside:
+                aside.write_text(json.dumps(figures, indent=2) + "\n")
+    show([json.loads(result_file(given.output, name).read_text()) for name in given.networks])
 
 
 def result_file(folder: Path, name: str) -> Path:
@@ -73,64 +62,46 @@ def result_file(folder: Path, name: str) -> Path:
     return folder / f"{name}.json"
 
 
-def write(path: Path, figures: Any) -> None:
-    """Write JSON aside, then rename."""
-    with write_aside(path) as aside:
-        aside.write_text(json.dumps(figures, indent=2) + "\n")
-
-
 def compare(
-    name: str, examples: Sequence[Example], held_out: Sequence[Crystal], options: argparse.Namespace
+    name: str,
+    training: list[StoredExample],
+    held_out: Sequence[Crystal],
+    baselines: Baselines,
+    given: argparse.Namespace,
 ) -> dict[str, Any]:
     """Train and measure one network."""
-    arguments = find_architecture(name, "elf").arguments(options.size)
-    with Progress() as bar:
-        task = bar.add_task(name)
-        network, steps = fit_elf(
-            examples,
-            arguments=arguments,
-            minutes=options.minutes,
-            clock=time.process_time,
-            device="cpu",
-            seed=options.seed,
-            checkpoint=options.run / f"{name}.safetensors",
-            progress=lambda done, total: bar.update(task, completed=done, total=total),
-        )
+    arguments = find_architecture(name, "elf").arguments(given.size)
+    checkpoint = given.output / f"{name}.safetensors"
+    fitted = fit(given, training, arguments, checkpoint, clock=time.process_time)
+    assert fitted is not None
+    network, steps = fitted
     model = fitted_model(
         network,
         name=name,
         arguments=arguments,
-        channels=CHANNELS,
+        channels=given.channels,
         spacing=SPACING,
-        training=f"{len(examples)} crystals, {options.minutes:g} minutes of processor time.",
+        source=INPUTS[given.input],
+        training=account(given, len(training), steps),
     )
-    errors = [error(model, crystal) for crystal in track(held_out, "Evaluating")]
+    table, *_ = evaluate(model, held_out, baselines, "compositions held out")
     return {
         "network": name,
-        "size": options.size,
+        "size": given.size,
         "arguments": arguments,
-        "minutes": options.minutes,
-        "threads": options.threads,
+        "minutes": given.minutes,
+        "threads": given.threads,
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "steps": steps,
         "seconds at 48³": round(seconds(model), 3),
-        **summary(errors),
+        "data": table.data,
+        "rows": table.rows,
     }
-
-
-def error(model: Model | str, crystal: Crystal) -> float:
-    """Mean absolute error over the points of the crystal's own grid."""
-    predicted = vox.predict_elf(crystal.elf, model, device="cpu").values
-    return float(np.abs(predicted - crystal.elf.values).mean())
-
-
-def summary(errors: Sequence[float]) -> dict[str, float]:
-    """Mean and median over crystals."""
-    return {"MAE": round(float(np.mean(errors)), 4), "median": round(float(np.median(errors)), 4)}
 
 
 def seconds(model: Model) -> float:
     """Time of the network alone on 48³ points of 0.2 Å, the faster of two passes."""
+    assert model.card.network is not None
     inputs = torch.rand(1, model.card.network.arguments["in_ch"], *TIMED)
     lattice = 0.2 * TIMED[0] * torch.eye(3)[None]
     network, times = model.network(), []
@@ -142,30 +113,21 @@ def seconds(model: Model) -> float:
     return min(times)
 
 
-def measure_baselines(
-    training: Sequence[Crystal], held_out: Sequence[Crystal]
-) -> dict[str, dict[str, float]]:
-    """Errors of guesses that need no training; they do not depend on the networks."""
-    median = np.median(np.concatenate([crystal.elf.values.ravel() for crystal in training]))
-    constant = [float(np.abs(crystal.elf.values - median).mean()) for crystal in held_out]
-    promolecular = [error("promolecule", crystal) for crystal in track(held_out, "Baselines")]
-    return {"global median": summary(constant), "Tsirelson–Stash": summary(promolecular)}
-
-
-def show(baselines: dict[str, dict[str, float]], results: Sequence[dict[str, Any]]) -> None:
+def show(results: Sequence[dict[str, Any]]) -> None:
     """Print one table."""
-    table = Table(title="MAE of the ELF on held-out chemical systems")
+    table = Table(title="MAE of the ELF on held-out compositions")
     for column in ("predictor", "parameters", "steps", "MAE", "median", "seconds at 48³"):
         table.add_column(column, justify="left" if column == "predictor" else "right")
-    for name, figures in baselines.items():
-        table.add_row(name, "", "", f"{figures['MAE']:.4f}", f"{figures['median']:.4f}", "")
+    for row in results[0]["rows"][:-1]:
+        table.add_row(row["predictor"], "", "", f"{row['all']:.4f}", f"{row['median']:.4f}", "")
     for result in results:
+        own = result["rows"][-1]
         table.add_row(
             result["network"],
             f"{result['parameters']:,}",
             f"{result['steps']:,}",
-            f"{result['MAE']:.4f}",
-            f"{result['median']:.4f}",
+            f"{own['all']:.4f}",
+            f"{own['median']:.4f}",
             f"{result['seconds at 48³']:.2f}",
         )
     Console().print(table)

@@ -2,11 +2,14 @@
 
 from napari_vox3d.models.card import (
     ELFInput,
+    ErrorBand,
+    KnownRange,
     MetricTable,
     ModelCard,
     NetworkSpec,
     ParticleClass,
     PickingInput,
+    Source,
 )
 from napari_vox3d.models.collection import add_model, remove_model
 from napari_vox3d.models.model import Model
@@ -21,13 +24,16 @@ from napari_vox3d.models.registry import (
 
 __all__ = [
     "ELFInput",
+    "ErrorBand",
     "Installed",
+    "KnownRange",
     "MetricTable",
     "Model",
     "ModelCard",
     "NetworkSpec",
     "ParticleClass",
     "PickingInput",
+    "Source",
     "add_model",
     "installed_models",
     "list_models",

@@ -18,6 +18,7 @@ from pydantic import (
 from napari_vox3d.errors import ModelError
 
 Task = Literal["elf", "picking"]
+Source = Literal["superposed atoms", "electron density"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
@@ -44,11 +45,33 @@ class ELFInput(_Entry):
         min_length=1,
         description='Input channels in order, such as "sad", "log_sad" or "promolecular_elf".',
     )
+    source: Source = Field(
+        default="superposed atoms",
+        description="What the channels are computed from: the superposed densities of the atoms, "
+        "or the valence electron density itself, which a calculation has to supply.",
+    )
     density: Literal["promolecular", "elfnet"] = Field(
         default="promolecular",
         description="Atomic densities of the SAD: this package's own tables, or those of ELFNet, "
         "which only their owner can supply; a model works with the ones it was trained on.",
     )
+
+
+class KnownRange(_Entry):
+    """What an ELF model has seen, so that anything else can be announced."""
+
+    elements: list[str] = Field(min_length=1, description="Symbols, by atomic number.")
+    lowest: list[float] = Field(description="Of each input channel.")
+    highest: list[float]
+
+
+class ErrorBand(_Entry):
+    """What the error head of an ELF model is worth: its outputs are errors after scaling."""
+
+    share: float = Field(default=0.9, gt=0, lt=1, description="Of the points within the band.")
+    factor: Positive = Field(description="Half-width of the band over the output of the head.")
+    mean_error: Positive = Field(description="Mean absolute error over the output of the head.")
+    data: str = Field(min_length=1, description="What it was calibrated on, and its coverage.")
 
 
 class PickingInput(_Entry):
@@ -120,6 +143,10 @@ class ModelCard(_Entry):
     background: int | None = Field(
         default=None, ge=0, description="Index of the background among the network's outputs."
     )
+    known: KnownRange | None = Field(default=None, description="Of an ELF model.")
+    uncertainty: ErrorBand | None = Field(
+        default=None, description="Of an ELF model whose network has an error head."
+    )
     training: str = Field(min_length=1, description="What it was trained on, honestly.")
     metrics: list[MetricTable] = []
     licence: str = Field(min_length=1, description="Of the weights, as an SPDX name if there is.")
@@ -143,6 +170,11 @@ class ModelCard(_Entry):
         if self.background is not None and self.background > len(names):
             raise ValueError(f"background {self.background} is not one of {len(names) + 1} outputs")
         return self
+
+    @property
+    def needs_density(self) -> bool:
+        """Whether it predicts from an electron density, which a structure alone does not tell."""
+        return isinstance(self.input, ELFInput) and self.input.source == "electron density"
 
     @classmethod
     def read(cls, path: str | Path) -> ModelCard:

@@ -118,7 +118,8 @@ def _find(name_or_path: str | Path, task: Task | None) -> Model:
     if name == "default":
         if task is None:
             raise ModelError("Say for which task: each has a default model of its own.")
-        defaults = [model.path for model in known.values() if model.card.default]
+        cards = [model for model in known.values() if not model.card.needs_density]
+        defaults = [model.path for model in cards if model.card.default]
         if not defaults:
             raise ModelError(f"There is no default model for {task}; name one of {_names(known)}.")
         return _open(defaults[0])

@@ -173,12 +173,16 @@ class CKConvNet(nn.Module):
         ModelError
             If there is no lattice.
         """
+        return self.head(self.features(sad, lattice)), []
+
+    def features(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:
+        """What the head sees: (B, base, D, H, W)."""
         if lattice is None:
             raise ModelError("A CKConv network needs the lattice of each crystal.")
         x = self.stem(sad)
         for block in self.body:
             x = block(x, lattice)
-        return self.head(self.post(x)), []
+        return self.post(x)
 
     def work_per_voxel(self) -> int:
         """Multiply-adds per voxel of the costliest convolution, or what moving its values costs."""

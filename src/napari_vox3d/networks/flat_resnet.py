@@ -197,8 +197,12 @@ class FlatResNet3D(nn.Module):
         aux
             Empty list: this network has no auxiliary heads.
         """
+        return self.head(self.features(sad, lattice)), []
+
+    def features(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:
+        """What the head sees: (B, base, D, H, W)."""
         x = self.stem(sad)
-        return self.head(F.gelu(x + self.post(self.body(x)))), []
+        return F.gelu(x + self.post(self.body(x)))
 
     def work_per_voxel(self) -> int:
         """Multiply-adds per voxel of the costliest convolution."""
@@ -231,6 +235,20 @@ class FlatResNet3D(nn.Module):
         return 4 * self.base * (4 * plane * depth + copies * padded)
 
 
+class ErrorHead(nn.Module):
+    """How far off an ELF may be at each point, from what its head sees there."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(
+            nn.Conv3d(channels, channels, 1), nn.GELU(), nn.Conv3d(channels, 1, 1), nn.Softplus()
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, C, D, H, W) to (B, 1, D, H, W), positive."""
+        return self.layers(features)
+
+
 class ELFPredictor(nn.Module):
     """SAD-to-ELF model: a network and the logarithmic variances of its training losses.
 
@@ -249,6 +267,8 @@ class ELFPredictor(nn.Module):
         As for `FlatResNet3D`; the other network has none.
     reach
         Å that the kernels of a `CKConvNet` reach.
+    error_head
+        Whether it also says how far off it may be; the head is trained after everything else.
 
     Attributes
     ----------
@@ -273,6 +293,7 @@ class ELFPredictor(nn.Module):
         attention_every: int = 4,
         use_checkpoint: bool = False,
         reach: float = 3.0,
+        error_head: bool = False,
     ) -> None:
         super().__init__()
         self.eta_vox = nn.Parameter(torch.zeros(()))
@@ -292,6 +313,7 @@ class ELFPredictor(nn.Module):
             raise ModelError(
                 f"Unknown backbone {backbone!r} of ELFPredictor; use 'flat_resnet' or 'ckconv'."
             )
+        self.error = ErrorHead(base) if error_head else None
 
     def forward(self, sad: Tensor, lattice: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Predict from whole cells.
@@ -308,14 +330,16 @@ class ELFPredictor(nn.Module):
         main
             (B, 1, D, H, W) in [0, 1].
         aux
-            Empty list.
+            Empty list; with an error head, its output (B, 1, D, H, W).
 
         Raises
         ------
         ModelError
             If a `CKConvNet` is given no lattice.
         """
-        return self.net(sad, lattice)
+        features = self.net.features(sad, lattice)
+        aux = [] if self.error is None else [self.error(features)]
+        return self.net.head(features), aux
 
     @torch.no_grad()
     def predict_elf(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:

@@ -35,6 +35,11 @@ class Ranks:
     number: int = 0
     count: int = 1
 
+    @classmethod
+    def started(cls) -> Ranks:
+        """The processes that ``torchrun`` started, also before they have joined."""
+        return cls(int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
+
     @property
     def first(self) -> bool:
         """Whether this is the one that writes files and reports."""
@@ -73,7 +78,7 @@ def joined_ranks(device: str) -> Iterator[tuple[Ranks, torch.device]]:
     InferenceError
         If there is no such device.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+    if Ranks.started().count == 1:
         yield Ranks(), choose_device(device)
         return
     if device in ("auto", "cuda") and torch.cuda.is_available():

@@ -11,7 +11,7 @@ import numpy as np
 from napari_vox3d.density.grids import interpolate, nearest_shape
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.elf import predict_elf
-from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec
+from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec, Source
 from napari_vox3d.networks.catalogue import Size, find_architecture
 from napari_vox3d.training.elf_examples import prepare_example
 from napari_vox3d.training.elf_fit import fit_elf
@@ -57,7 +57,7 @@ def train_elf(
     size
         ``"small"`` for a machine without a graphics card, ``"large"`` for one with.
     channels
-        What the network is given, see `napari_vox3d.inference.elf.network_inputs`.
+        What the network is given, see `napari_vox3d.inference.elf_inputs.network_inputs`.
     spacing
         Å between the points of the grids it is trained on.
     minutes, steps
@@ -148,6 +148,7 @@ def fitted_model(
     channels: Sequence[str],
     spacing: float,
     training: str,
+    source: Source = "superposed atoms",
     **fields: Any,
 ) -> Model:
     """Give a network from `fit_elf` its card.
@@ -165,6 +166,8 @@ def fitted_model(
         knows no other.
     training
         What it was trained on, honestly.
+    source
+        What the channels were computed from.
     **fields
         Further fields of `ModelCard`; the title is the name by default, the licence that of the
         training data.
@@ -175,7 +178,9 @@ def fitted_model(
         task="elf",
         network=NetworkSpec(name="ELFPredictor", arguments={"in_ch": inputs, **arguments}),
         input=ELFInput(
-            spacing=spacing if network.net.knows_one_spacing else None, channels=list(channels)
+            spacing=spacing if network.net.knows_one_spacing else None,
+            channels=list(channels),
+            source=source,
         ),
         training=training,
         **{"title": name, "licence": "that of its training data", "version": "1"} | fields,

@@ -20,7 +20,7 @@ from torch import Tensor
 from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import write_aside
-from napari_vox3d.inference.elf import atomic_density, network_inputs
+from napari_vox3d.inference.elf_inputs import atomic_density, network_inputs
 from napari_vox3d.volume import Volume
 
 _OVERSHOOT = 0.05  # of an interpolated ELF beyond its range
@@ -82,7 +82,7 @@ def prepare_example(
     elf
         Periodic volume with its atoms.
     channels
-        As in the model's card, see `napari_vox3d.inference.elf.network_inputs`.
+        As in the model's card, see `napari_vox3d.inference.elf_inputs.network_inputs`.
     spacing
         Å between the points of the network's grid.
     density

@@ -1,0 +1,1 @@
+"""Recipes for the ELF models: tables of form factors, training, comparison."""

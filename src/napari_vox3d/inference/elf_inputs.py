@@ -1,0 +1,155 @@
+"""What ELF networks are given: descriptors of superposed atoms or of an electron density."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from napari_vox3d.density import superpose_atoms, tsirelson_stash_elf
+from napari_vox3d.density.grids import interpolate, resample_waves
+from napari_vox3d.density.invariants import density_invariants
+from napari_vox3d.density.superposition import valence_electrons
+from napari_vox3d.errors import InferenceError, ModelError, Vox3dError
+from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    from ase import Atoms
+    from numpy.typing import NDArray
+
+Shape = tuple[int, int, int]
+
+SAD = "superposed atomic density"
+DENSITY = "electron density"
+_DENSITY_SPACING = 0.08  # Å: derivatives of hard atoms need this; coarser grids ring
+_COUNT = 0.01  # by which the number of electrons may differ from that of the atoms
+
+
+def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
+    """Superposed atomic density over a cell, fine enough to be differentiated.
+
+    Parameters
+    ----------
+    given
+        A superposed density without atoms, which is handed back; anything else is not looked at.
+    grid
+        Volume with the cell, the origin and the atoms.
+    shape
+        (c, b, a) of the grid that descriptors are wanted on; the density's is a multiple of it.
+
+    Raises
+    ------
+    Vox3dError
+        If an element has no atomic density.
+    """
+    if isinstance(given, Volume) and given.atoms is None:
+        return given
+    assert grid.atoms is not None
+    crystal = grid.atoms.copy()
+    crystal.set_cell(grid.lattice)
+    crystal.pbc = True
+    crystal.positions -= grid.origin[::-1]
+    return superpose_atoms(crystal, _refined(grid, shape))
+
+
+def _refined(grid: Volume, shape: Shape) -> Shape:
+    """Multiple of `shape` that is fine enough to differentiate atomic densities on."""
+    spacing = np.linalg.norm(grid.cell, axis=1) / shape
+    c, b, a = (
+        int(n * np.ceil(h / _DENSITY_SPACING - 1e-6)) for n, h in zip(shape, spacing, strict=True)
+    )
+    return c, b, a
+
+
+def electron_density(given: Volume | Atoms, model: str) -> Volume:
+    """Electron density that the user gives.
+
+    Parameters
+    ----------
+    given
+        What the user gives.
+    model
+        Name of the model that wants it.
+
+    Raises
+    ------
+    InferenceError
+        If it is no electron density in e/Å³.
+    """
+    if isinstance(given, Volume) and given.quantity == DENSITY and given.unit == "e/Å³":
+        return given
+    what = f"a volume of {given.quantity}" if isinstance(given, Volume) else "a structure alone"
+    raise InferenceError(
+        f"Model {model!r} predicts from the electron density itself, such as a CHGCAR holds, and "
+        f"{what} does not tell it; choose a model that needs the atoms only."
+    )
+
+
+def foreign_electrons(given: Volume | Atoms) -> str:
+    """What is wrong with a density for models that know the valence shells of this package.
+
+    Parameters
+    ----------
+    given
+        What the user gives.
+
+    Returns
+    -------
+    str
+        Empty if it is an electron density with as many electrons as the valence shells of its
+        atoms have in the atomic densities that models are trained with.
+    """
+    if not isinstance(given, Volume) or given.quantity != DENSITY or given.unit != "e/Å³":
+        return "there is no electron density"
+    if given.atoms is None:
+        return "the electron density comes without atoms, so its electrons cannot be counted"
+    try:
+        expected = valence_electrons(given.atoms)
+    except (KeyError, Vox3dError):
+        return "an element of it has no atomic density"
+    found = float(np.mean(given.values, dtype=np.float64) * abs(np.linalg.det(given.lattice)))
+    if abs(found - expected) <= _COUNT * expected:
+        return ""
+    return (
+        f"the electron density holds {found:.2f} electrons, and the valence shells that models "
+        f"know have {expected:g}"
+    )
+
+
+def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> NDArray[np.float32]:
+    """Input channels of a network on a grid over the cell of a density.
+
+    Parameters
+    ----------
+    density
+        Superposed atomic density or electron density in e/Å³, whichever the model is given.
+    shape
+        (c, b, a) of the network's grid.
+    channels
+        ``"sad"``: the density; ``"log_sad"``: its logarithm; ``"promolecular_elf"``: its
+        Tsirelson–Stash ELF; ``"invariants"``: the 24 channels of `density_invariants`.
+
+    Returns
+    -------
+    ndarray
+        (channels, c, b, a) float32.
+
+    Raises
+    ------
+    ModelError
+        If a channel has another name.
+    """
+    parts: list[NDArray[np.floating]] = []
+    for channel in channels:
+        if channel == "sad":
+            parts.append(resample_waves(density.values, shape)[None])
+        elif channel == "log_sad":
+            parts.append(np.log(np.maximum(resample_waves(density.values, shape), 1e-3))[None])
+        elif channel == "promolecular_elf":
+            parts.append(interpolate(tsirelson_stash_elf(density).values, shape)[None])
+        elif channel == "invariants":
+            parts.append(density_invariants(density, shape))
+        else:
+            raise ModelError(f"No input channel is called {channel!r}; the card may be too new.")
+    return np.concatenate(parts).astype(np.float32, copy=False)
