@@ -26,7 +26,6 @@ from napari_vox3d.gui.layers import (
     volume_layer,
     volume_layers,
 )
-from napari_vox3d.gui.tomograms import level_for
 from napari_vox3d.inference.tiles import NetworkView, Normalisation
 
 LEFT_HANDED = cellpar_to_cell([4, 4.5, 5, 85, 100, 95])[[1, 0, 2]]
@@ -248,23 +247,6 @@ def test_multiscale_layers_give_the_finest_level_and_nothing_is_computed():
     assert volume_from_layer(shown).values is lazy
 
 
-@pytest.mark.parametrize(
-    ("sizes", "wanted", "level"),
-    [
-        ((2.5, 5, 10, 20), 10, 2),
-        ((2.5, 5, 10, 20), 12, 2),
-        ((2.5, 5, 10, 20), 13, 3),
-        ((2.5, 5, 10, 20), 6.2, 1),
-        ((2.5, 5, 10, 20), 1, 0),
-        ((2.5, 5, 10, 20), 100, 3),
-        ((2.5, 5, 10, 20), None, 0),
-        ((4.0,), 10, 0),
-    ],
-)
-def test_the_level_fits_the_model(sizes, wanted, level):
-    assert level_for(sizes, wanted) == level
-
-
 def pyramid(kind):
     """Three levels, each the mean of 2³ voxels of the one before: 5, 10 and 20 Å."""
     finest = np.zeros((24, 32, 40), np.float32)
@@ -287,22 +269,24 @@ def test_levels_of_a_multiscale_layer_lie_in_one_place(make_napari_viewer, kind)
     layer = viewer.add_image(
         levels, multiscale=True, scale=[0.5] * 3, translate=[1, 2, 3], units="nm", name="pyramid"
     )
-    for level, wanted in ((0, None), (0, 4), (1, 10), (2, 19), (2, 100)):
-        volume = volume_from_layer(layer, wanted)
+    whole = volume_from_layer(layer)
+    assert whole.values is levels[0]
+    for level, wanted in ((0, 4), (1, 10), (2, 19), (2, 100)):
+        volume = whole.level_for(wanted)
         assert volume.values is levels[level]
         np.testing.assert_allclose(volume.voxel_size, 5 * 2**level)
         inside = np.argwhere(np.asarray(volume.values[...]))
         centre = volume.to_world(inside).mean(axis=0)
         np.testing.assert_allclose(centre, np.array([9.5, 17.5, 5.5]) * 5 + [10, 20, 30])
     layer.units = "pixel"
-    assert volume_from_layer(layer, 10).values is levels[0]  # sizes are unknown
+    assert volume_from_layer(layer).level_for(10).values is levels[0]  # sizes are unknown
 
 
 def test_odd_sizes_are_halved_all_the_same():
     levels = [np.zeros((25, 41, 30)), np.zeros((12, 20, 15)), np.zeros((7, 11, 8))]
     layer = Image(levels, multiscale=True, scale=[5] * 3, units="angstrom")
     for wanted, size in ((10, 10), (20, 20)):
-        volume = volume_from_layer(layer, wanted)
+        volume = volume_from_layer(layer).level_for(wanted)
         np.testing.assert_allclose(volume.voxel_size, size)
         np.testing.assert_allclose(volume.origin, (size - 5) / 2)
     third = Image([np.zeros((15, 15, 15)), np.zeros((10, 10, 10))], multiscale=True)
@@ -313,7 +297,7 @@ def test_odd_sizes_are_halved_all_the_same():
 def test_only_the_box_that_is_asked_for_is_read(make_napari_viewer, kind, monkeypatch):
     data = pyramid(kind)[0]
     layer = make_napari_viewer().add_image(data, scale=[10] * 3, units="angstrom")
-    volume = volume_from_layer(layer, 10)
+    volume = volume_from_layer(layer)
     assert volume.values is data
     view = NetworkView(volume.values, (1, 1, 1), Normalisation(0, 1, np.inf))
     read = []
@@ -331,10 +315,11 @@ def test_only_the_box_that_is_asked_for_is_read(make_napari_viewer, kind, monkey
     assert 0 < sum(read) <= 12**3
 
 
-@pytest.mark.parametrize("shape", [(4, 4), (2, 4, 4, 4)])
-def test_what_is_no_volume_is_refused(shape):
-    with pytest.raises(Vox3dError, match="axes"):
-        volume_from_layer(Image(np.zeros(shape), name="flat"))
+def test_what_is_no_volume_is_refused():
+    with pytest.raises(Vox3dError, match="'flat' has 2 axes"):
+        volume_from_layer(Image(np.zeros((4, 4)), name="flat"))
+    with pytest.raises(Vox3dError, match=r"'both' holds several volumes \(2 × 4 × 4 × 4\)"):
+        volume_from_layer(Image(np.zeros((2, 4, 4, 4)), name="both"))
 
 
 def test_colour_images_and_other_layers_are_refused(picks):

@@ -1,12 +1,12 @@
-"""Which layers are tomograms or picks, which level of them fits, and an unknown voxel size."""
+"""Which layers are tomograms or picks, the order of their axes, and an unknown voxel size."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_vox3d.errors import Vox3dError
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
 
-def is_tomogram(layer: Layer) -> bool:
-    """Whether an image layer shows one volume that particles may be in."""
-    if type(layer).__name__ != "Image" or layer.rgb or layer.ndim != 3:
+def is_tomogram(layer: Layer, several: bool = False) -> bool:
+    """Whether an image layer shows volumes that particles may be in.
+
+    Parameters
+    ----------
+    layer
+        Any layer.
+    several
+        Whether it may have several volumes, along channels or time, of which one is shown.
+    """
+    if type(layer).__name__ != "Image" or layer.rgb or layer.ndim < 3:
+        return False
+    if not several and max(layer.data.shape[:-3], default=1) > 1:
         return False
     held = layer.metadata.get("vox3d")
     return not (isinstance(held, Volume) and (held.periodic or held.quantity == "score"))
@@ -28,24 +38,20 @@ def is_picks(layer: Layer) -> bool:
     return type(layer).__name__ == "Points" and layer.ndim == 3 and not atoms
 
 
-def level_for(sizes: Sequence[float], voxel_size: float | None) -> int:
-    """Which level of a multiscale image to compute on: the finest that is not wastefully fine.
+def check_axis_order(layer: Layer) -> None:
+    """Refuse a layer whose axes are labelled x, y, z in another order than ours.
 
-    Parameters
-    ----------
-    sizes
-        Å, the voxel size of each level.
-    voxel_size
-        Å, the voxel size of the model; None for the finest level of all.
-
-    Returns
-    -------
-    int
-        The finest level with voxels of at least 0.8 of that size; the coarsest if all are finer.
+    Raises
+    ------
+    Vox3dError
+        If they are.
     """
-    fine_first = sorted(range(len(sizes)), key=lambda level: sizes[level])
-    least = 0.0 if voxel_size is None else 0.8 * voxel_size
-    return next((level for level in fine_first if sizes[level] >= least), fine_first[-1])
+    labels = [label.lower() for label in layer.axis_labels[-3:]]
+    if sorted(labels) == ["x", "y", "z"] and labels != ["z", "y", "x"]:
+        raise Vox3dError(
+            f"{layer.name!r} has its axes in the order {', '.join(labels)}; transpose it to "
+            "z, y, x first."
+        )
 
 
 def calibrate(viewer: ViewerModel, layer: Image, size: float) -> None:
@@ -56,21 +62,22 @@ def calibrate(viewer: ViewerModel, layer: Image, size: float) -> None:
     viewer
         Viewer that shows the layer.
     layer
-        Three-dimensional image layer.
+        Image layer; its last three axes are z, y and x.
     size
         Å.
     """
     slices = layer.world_to_data(viewer.dims.point)
-    scale, units = layer.scale, layer.units
+    scale, units = layer.scale[-3:], layer.units[-3:]
     points = [
         other
         for other in viewer.layers
         if is_picks(other) and np.array_equal(other.scale, scale) and other.units == units
     ]
     for each in (layer, *points):
-        each.units = ("angstrom",) * 3
-        each.scale = (size,) * 3
+        each.units = (*each.units[:-3], *("angstrom",) * 3)
+        each.scale = (*each.scale[:-3], *(size,) * 3)
     if isinstance(layer.metadata.get("vox3d"), Volume):
         layer.name = layer.metadata["vox3d"].name  # it said that the voxel size is unknown
     viewer.reset_view()
-    viewer.dims.point = layer.data_to_world(slices)
+    others = viewer.dims.point[: -layer.ndim]
+    viewer.dims.point = (*others, *layer.data_to_world(slices))
