@@ -15,12 +15,12 @@ from typer.testing import CliRunner
 import napari_vox3d as vox
 import napari_vox3d.terminal
 from napari_vox3d.cli import app
-from napari_vox3d.gui import samples
 from napari_vox3d.models import ModelCard
 from napari_vox3d.models.registry import SHIPPED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
+SAMPLES = Path(vox.__file__).parent / "gui" / "sample_data"
 PAGES = [ROOT / "README.md", *sorted(DOCS.rglob("*.md"))]
 # As in ```sh title="…". Blocks in lists and tabs are indented.
 FENCE = re.compile(r'^( *)```(\w+)(?: title="(.*?)")?\n(.*?)^\1```$', re.M | re.S)
@@ -52,8 +52,8 @@ def things(tmp_path_factory):
     folder = tmp_path_factory.mktemp("things")
     for name in ("tomograms", "structures"):
         (folder / name).mkdir()
-    whole = vox.read_volume(samples.FOLDER / "simulated_tomogram.mrc")
-    truth = vox.read_picks(samples.FOLDER / "simulated_tomogram_truth.star", whole)
+    whole = vox.read_volume(SAMPLES / "simulated_tomogram.mrc")
+    truth = vox.read_picks(SAMPLES / "simulated_tomogram_truth.star", whole)
     crop = whole.values[:64, :96, :96]
     for name in ("tomogram.mrc", "tomograms/a.mrc", "tomograms/b.mrc"):
         vox.write_volume(folder / name, vox.Volume(crop, whole.voxel_size))
@@ -180,8 +180,7 @@ def test_the_site_needs_nothing_from_elsewhere(site):
 def test_every_public_name_has_an_entry(site):
     reference = (site / "reference" / "api" / "index.html").read_text("utf-8")
     for name in set(vox.__all__) - {"__version__"}:
-        home = vox._HOMES[name]
-        assert re.search(rf'id="napari_vox3d\.{home}[\w.]*\.{name}"', reference), name
+        assert f'id="napari_vox3d.{name}"' in reference, name
 
 
 def test_every_command_and_model_has_an_entry(site):
