@@ -21,7 +21,7 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError, Vox3dError
 from napari_vox3d.formats.copick import object_name, transformations
-from napari_vox3d.formats.frame import name_in, series_names
+from napari_vox3d.formats.frame import SeveralTomograms, name_in, series_names
 from napari_vox3d.formats.orientations import from_matrices
 from napari_vox3d.picks import CLASS_COLOURS, Picks
 
@@ -238,9 +238,10 @@ def _run(path: Path, root: Any, name: str) -> Any:
         own = next(iter(runs))
     if own is None:
         names = ", ".join(list(runs)[:5]) + (", …" if len(runs) > 5 else "")
-        raise FormatError(
+        raise SeveralTomograms(
             path,
             f"holds {len(runs)} runs ({names})" + (f", none of them {name!r}" if name else ""),
+            list(runs),
             hint=f"Name one of them: {path.name}::{next(iter(runs))}." if runs else "",
         )
     return runs[own]

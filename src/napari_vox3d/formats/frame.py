@@ -22,6 +22,26 @@ if TYPE_CHECKING:
 UNNAMED_CLASS = "particle"
 
 
+class GridWarning(UserWarning):
+    """Picks were made on another grid than the tomogram's."""
+
+
+class SeveralTomograms(FormatError):
+    """A file holds picks of several tomograms, and nothing tells which are wanted.
+
+    Parameters
+    ----------
+    path, reason, hint
+        As for `FormatError`.
+    names
+        The tomograms.
+    """
+
+    def __init__(self, path: object, reason: str, names: Sequence[str], *, hint: str = "") -> None:
+        self.names = list(names)
+        super().__init__(path, reason, hint=hint)
+
+
 def frame_of(volume: Volume | None) -> dict[str, Any]:
     """Fields of `Picks` that a tomogram gives: its name, shape and voxel size."""
     if volume is None:
@@ -124,7 +144,9 @@ def fitted(path: Path, picks: Picks, volume: Volume, *, counts_in: str, by: str 
         kept = {"angstrom": "Positions in Å", "voxels": "Voxel indices"}[by]
         problem = f"{picks.fitting(volume)} {kept} were kept. {problem}".rstrip()
     if problem:
-        warnings.warn(f"{path.name}: {problem}", stacklevel=4)
+        another_grid = "made_on" in moved.metadata
+        category = GridWarning if another_grid else UserWarning
+        warnings.warn(f"{path.name}: {problem}", category, stacklevel=4)
     if series_name(picks.tomogram) == series_name(volume.name):
         moved = replace(moved, tomogram=picks.tomogram)  # as the file spells it
     return moved
@@ -185,10 +207,11 @@ def rows_of_tomogram(
     own = name_in(names, wanted) if wanted else None
     if own is None:
         more = ", …" if len(names) > 5 else ""
-        raise FormatError(
+        raise SeveralTomograms(
             path,
             f"holds picks of {len(names)} tomograms ({', '.join(names[:5])}{more})"
             + (f", none of them {wanted!r}" if wanted else ""),
+            names,
             hint=hint or (f"Name one of them: {path.name}::{names[0]}." if names else ""),
         )
     return np.array(tomograms) == own

@@ -213,7 +213,8 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
         "features": features,
         "size": np.full(len(picks), 2 * radii / size[-1]),  # napari multiplies by the last scale
         "face_color": "class",
-        "face_color_cycle": class_colours([*names, *picks.classes]),
+        "face_color_cycle": class_colours([*names, *picks.classes])
+        | picks.metadata.get("colours", {}),
         "border_color": "white",
         "border_width": 0.04,
         "opacity": 0.4,

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_vox3d.errors import FormatError, Vox3dError
-from napari_vox3d.formats import kind_of, read_atoms, read_picks, read_volumes
+from napari_vox3d.formats import kind_of, ome_zarr, read_atoms, read_picks, read_volumes, tiff
+from napari_vox3d.formats.frame import GridWarning, SeveralTomograms, name_in
 from napari_vox3d.gui import layers
 
 if TYPE_CHECKING:
+    from napari.layers import Image
+
     from napari_vox3d.gui.layers import LayerData
     from napari_vox3d.volume import Volume
 
@@ -19,7 +23,7 @@ Paths = str | Sequence[str]
 
 # Files with these general suffixes are picks only if the first 64 kB hold one of these words.
 PICK_MARKS = {
-    ".json": (b"pickable_object_name", b'"boxes_3d"'),
+    ".json": (b"pickable_object_name", b'"pickable_objects"', b'"boxes_3d"'),
     ".csv": (b"z_angstrom", b"z_px", b"axis-2"),
 }
 
@@ -30,12 +34,13 @@ def get_reader(path: Paths) -> Callable[[Paths], list[LayerData]] | None:
     Parameters
     ----------
     path
-        File, or files to open one after another.
+        File or OME-Zarr folder, or several to open one after another.
 
     Returns
     -------
     callable or None
-        `read_layers`, or None if one of the files is not for us.
+        `read_layers`, or None if one of them is not for us: a flat, colour or label image, a
+        time series, or any other file.
     """
     return read_layers if all(_is_ours(Path(one)) for one in _listed(path)) else None
 
@@ -62,11 +67,10 @@ def read_layers(path: Paths) -> list[LayerData]:
     Vox3dError
         If a file cannot be read, except when the window is in use.
     """
-    from napari.utils.notifications import show_error, show_warning
+    from napari.utils.notifications import show_error
 
     shown: list[LayerData] = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
+    with warnings_as_notifications():
         try:
             for one in _listed(path):
                 shown += _read_one(Path(one))
@@ -74,9 +78,19 @@ def read_layers(path: Paths) -> list[LayerData]:
             if not _window_in_use():
                 raise
             show_error(str(error))
+    return shown or [(None,)]
+
+
+@contextmanager
+def warnings_as_notifications() -> Iterator[None]:
+    """Show what the formats warn of in napari, every time."""
+    from napari.utils.notifications import show_warning
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        yield
     for warning in caught:
         show_warning(str(warning.message))
-    return shown or [(None,)]
 
 
 def _read_one(path: Path) -> list[LayerData]:
@@ -89,33 +103,81 @@ def _read_one(path: Path) -> list[LayerData]:
 
 
 def _read_picks(path: Path) -> list[LayerData]:
+    """Picks of the open tomogram; of a file of several, of each that is open or that is chosen."""
     import napari
 
     viewer = napari.current_viewer()
     tomogram = None if viewer is None else _open_tomogram(viewer)
-    picks = read_picks(path, tomogram)
+    try:
+        return [_picks_on(viewer, path, path.stem, tomogram)]
+    except SeveralTomograms as several:
+        volumes = [] if viewer is None else [
+            layers.volume_from_layer(layer)
+            for layer in _open_tomograms(viewer)
+            if name_in(several.names, layer.metadata["vox3d"].name)
+        ]  # fmt: skip
+        if volumes:
+            return [_picks_on(viewer, path, f"{path.stem} {v.name}", v) for v in volumes]
+        if not _window_in_use():
+            raise
+        chosen = _ask_which(several)
+        if not chosen:
+            return []
+        return [_picks_on(viewer, Path(f"{path}::{chosen}"), f"{path.stem} {chosen}", tomogram)]
+
+
+def _picks_on(
+    viewer: layers.ViewerModel | None, path: Path, name: str, tomogram: Volume | None
+) -> LayerData:
+    """Picks of one tomogram; where they were made on another grid, a notice offers to refit."""
+    with warnings.catch_warnings():
+        if viewer is not None:
+            warnings.simplefilter("ignore", GridWarning)
+        picks = read_picks(path, tomogram)
     if viewer is not None:
         layers.show_whole_spheres(viewer, picks)
-    return [layers.picks_layer(picks, tomogram, name=path.stem)]
+        if tomogram is not None and "made_on" in picks.metadata:
+            from napari_vox3d.gui import frame_notice
+
+            frame_notice.tell(viewer, picks, tomogram)
+    return layers.picks_layer(picks, tomogram, name=name)
+
+
+def _ask_which(several: SeveralTomograms) -> str:
+    """Name of a tomogram that the user chooses, or nothing."""
+    from qtpy.QtWidgets import QApplication, QInputDialog
+
+    chosen, agreed = QInputDialog.getItem(
+        QApplication.activeWindow(), "Picks of which tomogram?",
+        f"{Path(several.path).name} {several.reason}.\nShow the picks of:", several.names, 0, False,
+    )  # fmt: skip
+    return chosen if agreed else ""
 
 
 def _open_tomogram(viewer: layers.ViewerModel) -> Volume | None:
     """Tomogram that picks are dropped on: the active image layer, or the only one."""
-    tomograms = {
-        layer: layer.metadata["vox3d"]
+    tomograms = _open_tomograms(viewer)
+    active = viewer.layers.selection.active
+    if active in tomograms or len(tomograms) == 1:
+        return layers.volume_from_layer(active if active in tomograms else tomograms[0])
+    return None
+
+
+def _open_tomograms(viewer: layers.ViewerModel) -> list[Image]:
+    return [
+        layer
         for layer in viewer.layers
         if isinstance(layer.metadata.get("vox3d"), layers.Volume)
         and layer.metadata["vox3d"].quantity == "density"
         and layer.metadata["vox3d"].is_orthogonal
-    }
-    active = viewer.layers.selection.active
-    if active in tomograms or len(tomograms) == 1:
-        chosen = active if active in tomograms else next(iter(tomograms))
-        return layers.volume_from_layer(chosen)
-    return None
+    ]
 
 
 def _is_ours(path: Path) -> bool:
+    if path.is_dir():
+        return ome_zarr.is_zarr(path) and ome_zarr.holds_volume(path)
+    if path.suffix.lower() in (".tif", ".tiff"):
+        return path.is_file() and tiff.holds_volume(path)
     marks = PICK_MARKS.get(path.suffix.lower())
     if marks is not None:
         return _starts_with_any(path, marks)
