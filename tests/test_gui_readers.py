@@ -7,13 +7,15 @@ from pathlib import Path
 import npe2
 import numpy as np
 import pytest
+import tifffile
+import zarr
 from napari.components import ViewerModel
 from napari.utils.notifications import notification_manager
 from qtpy.QtCore import QTimer
 
 from napari_vox3d import Picks, Volume, Vox3dError, write_picks, write_volume
 from napari_vox3d.gui import readers
-from napari_vox3d.gui.layers import picks_from_layer
+from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
 from napari_vox3d.gui.readers import get_reader, read_layers
 
 DATA = Path(__file__).parent / "data"
@@ -213,7 +215,7 @@ def test_the_manifest_claims_the_names_that_we_read(name):
 @pytest.mark.parametrize(
     "name",
     [
-        *("a.tif", "SAMPLE_01.tif", "SAMPLE.png", "IMG_0001.jpg", "DAPI.tiff", "STACK.czi"),
+        *("SAMPLE.png", "IMG_0001.jpg", "STACK.czi"),
         *("SCREENSHOT.jpeg", "MYDATA.npy", "EXPERIMENT_2.lif", "table.csv", "notes.txt"),
     ],
 )
@@ -230,3 +232,110 @@ def test_offering_to_read_costs_no_heavy_import(tmp_path):
         "assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def ome_zarr(path, shape=(8, 10, 12), axes="zyx", **attributes):
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    datasets = []
+    for level in (0, 1):
+        named = zip(axes, shape, strict=True)
+        size = tuple(n >> level if axis in "zyx" else n for axis, n in named)
+        array = group.create_array(str(level), shape=size, chunks=size, dtype="f4")
+        array[...] = np.random.default_rng(level).normal(size=size)
+        scale = [10.0 * 2**level if axis in "zyx" else 1.0 for axis in axes]
+        steps = [{"type": "scale", "scale": scale}]
+        datasets.append({"path": str(level), "coordinateTransformations": steps})
+    kinds = {"c": {"type": "channel"}, "t": {"type": "time"}}
+    space = {"type": "space", "unit": "angstrom"}
+    described = [{"name": axis, **kinds.get(axis, space)} for axis in axes]
+    image = {"version": "0.4", "axes": described, "datasets": datasets}
+    group.attrs.update({"multiscales": [image], **attributes})
+    return path
+
+
+def test_ome_zarr_opens_with_its_levels(tmp_path):
+    path = ome_zarr(tmp_path / "TS_01.zarr")
+    assert claims(str(path))
+    viewer = ViewerModel()
+    (layer,) = viewer.open(path, plugin="napari-vox3d")
+    assert layer.multiscale
+    assert layer.name == "TS_01"
+    assert [level.shape for level in layer.data] == [(8, 10, 12), (4, 5, 6)]
+    np.testing.assert_allclose(layer.scale, 10)
+    assert set(map(str, layer.units)) == {"angstrom"}
+    again = volume_from_layer(layer)
+    assert isinstance(again.values, zarr.Array)
+    assert again.level_for(20).shape == (4, 5, 6)
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.ome.tif"])
+def test_tiff_opens_mapped_with_its_voxel_size(tmp_path, name):
+    values = np.random.default_rng(0).normal(size=(8, 10, 12)).astype(np.float32)
+    write_volume(tmp_path / name, Volume(values, (10, 12, 14)))
+    assert claims(str(tmp_path / name))
+    viewer = ViewerModel()
+    (layer,) = viewer.open(tmp_path / name, plugin="napari-vox3d")
+    assert isinstance(layer.data, np.memmap)
+    np.testing.assert_array_equal(layer.data, values)
+    np.testing.assert_allclose(layer.scale, (10, 12, 14), rtol=1e-6)
+
+
+def channels(path):
+    return ome_zarr(path / "a.zarr", (2, 8, 10, 12), "czyx")
+
+
+def test_channels_open_as_layers(tmp_path):
+    layers = read_layers(str(channels(tmp_path)))
+    assert [meta["name"] for _, meta, _ in layers] == ["a c0", "a c1"]
+    assert [meta["visible"] for _, meta, _ in layers] == [True, False]
+
+
+def plane(path):
+    return ome_zarr(path / "a.zarr", (10, 12), "yx")
+
+
+def film(path):
+    return ome_zarr(path / "a.zarr", (2, 8, 10, 12), "tzyx")
+
+
+def label_image(path):
+    return ome_zarr(path / "a.zarr", **{"image-label": {"version": "0.4"}})
+
+
+def bare_group(path):
+    zarr.open_group(path / "a.zarr", mode="w")
+    return path / "a.zarr"
+
+
+def flat_tiff(path):
+    tifffile.imwrite(path / "a.tif", np.zeros((9, 8), np.uint8))
+    return path / "a.tif"
+
+
+def colour_tiff(path):
+    tifffile.imwrite(path / "a.tif", np.zeros((9, 8, 3), np.uint8), photometric="rgb")
+    return path / "a.tif"
+
+
+def film_tiff(path):
+    values = np.zeros((2, 3, 9, 8), np.uint8)
+    tifffile.imwrite(path / "a.tif", values, imagej=True, metadata={"axes": "TZYX"})
+    return path / "a.tif"
+
+
+def label_tiff(path):
+    tifffile.imwrite(path / "a.tif", np.zeros((5, 9, 8), np.int32))
+    return path / "a.tif"
+
+
+def no_tiff(path):
+    (path / "a.tif").write_text("hello")
+    return path / "a.tif"
+
+
+@pytest.mark.parametrize(
+    "make",
+    [plane, film, label_image, bare_group, flat_tiff, colour_tiff, film_tiff, label_tiff, no_tiff],
+)
+def test_images_that_are_no_volumes_are_declined(tmp_path, make):
+    assert get_reader(str(make(tmp_path))) is None

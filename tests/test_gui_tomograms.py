@@ -1,4 +1,4 @@
-"""Layers of every kind as input of the picking window; the network is a stand-in, the view is not."""
+"""Layers of every kind as input of the picking window; only the network is a stand-in."""
 
 import json
 

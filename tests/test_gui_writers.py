@@ -5,10 +5,12 @@ import pytest
 from ase.build import bulk
 from napari.components import ViewerModel
 from napari.layers import Image, Layer, Points
+from napari.utils.notifications import notification_manager
 
 from napari_vox3d import Picks, Volume, Vox3dError, read_picks, read_volume
 from napari_vox3d.formats.pick_formats import PICK_FORMATS, pick_format_by_name
 from napari_vox3d.gui.layers import picks_layer, volume_layer, volume_layers
+from napari_vox3d.gui.writers import write_image
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -117,3 +119,35 @@ def test_flat_points_are_refused(tmp_path):
     viewer.add_layer(Points(np.zeros((2, 2))))
     with pytest.raises(Vox3dError, match="2 axes"):
         viewer.layers.save(str(tmp_path / "picks.star"), plugin="napari-vox3d")
+
+
+@pytest.mark.parametrize("name", ["a.mrc", "a.rec", "a.tif", "a.tiff", "a.ome.tif", "a.mrc.gz"])
+def test_napari_saves_a_tomogram_by_its_suffix(tmp_path, tomogram, name):
+    save(tmp_path / name, volume_layer(tomogram))
+    again = read_volume(tmp_path / name)
+    np.testing.assert_array_equal(np.asarray(again.values), tomogram.values)
+    np.testing.assert_allclose(again.voxel_size, (10, 12, 14), rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["Fe_CHGCAR", "CHGCAR", "a.vasp", "a.cube", "a.xsf"])
+def test_a_crystal_is_written_by_its_name(tmp_path, iron, name):
+    write_image(str(tmp_path / name), *volume_layers([iron])[0][:2])
+    again = read_volume(tmp_path / name)
+    np.testing.assert_allclose(again.values, iron.values, rtol=1e-4)
+    np.testing.assert_allclose(again.step, iron.step, atol=1e-5)
+
+
+def test_what_a_format_cannot_keep_is_a_notification(tmp_path, monkeypatch):
+    shown = []
+    monkeypatch.setattr(notification_manager, "dispatch", shown.append)
+    precise = Volume(np.random.default_rng(0).random((3, 4, 5)), 10.0)
+    save(tmp_path / "saved.mrc", volume_layer(precise))
+    assert "float64 becomes float32" in shown[0].message
+
+
+def test_one_channel_is_saved_and_several_are_refused(tmp_path):
+    one = np.arange(60, dtype=np.int16).reshape(1, 3, 4, 5)
+    save(tmp_path / "one.mrc", (one, {"scale": (1, 2, 2, 2), "units": "nm"}, "image"))
+    np.testing.assert_array_equal(read_volume(tmp_path / "one.mrc").values, one[0])
+    with pytest.raises(Vox3dError, match="several volumes"):
+        save(tmp_path / "two.mrc", (np.concatenate([one, one]), {}, "image"))

@@ -157,6 +157,9 @@ def _describe_volume(table: Table, volume: Volume) -> None:
     table.add_row("grid", f"{volume.quantity}: " + "×".join(map(str, volume.shape)) + " (z×y×x)")
     size = ", ".join(f"{edge:.4g}" for edge in volume.voxel_size)
     table.add_row("voxel size", f"{size} Å" if volume.calibrated else "not stated in the file")
+    if volume.coarser:
+        sizes = (f"{level.voxel_size.mean():.4g} Å" for level in volume.coarser)
+        table.add_row("coarser levels", ", ".join(sizes))
     table.add_row("origin", ", ".join(f"{x:.4g}" for x in volume.origin) + " Å")
     low, mean, high = _value_range(volume)
     table.add_row("values", f"{low:.6g} … {high:.6g}, mean {mean:.6g} {volume.unit}")
@@ -168,13 +171,14 @@ def _describe_volume(table: Table, volume: Volume) -> None:
 
 
 def _value_range(volume: Volume) -> tuple[float, float, float]:
-    """Least, mean and largest value, slice by slice: a tomogram need not fit in memory."""
+    """Least, mean and largest value, piece by piece: a tomogram need not fit in memory."""
     ranges = []
-    for values in volume.values:
-        values = np.abs(values) if np.iscomplexobj(values) else np.asarray(values)
-        ranges.append((values.min(), values.mean(dtype=float), values.max()))
-    lows, means, highs = zip(*ranges, strict=True)
-    return float(min(lows)), float(np.mean(means)), float(max(highs))
+    for box in volume.pieces():
+        values = np.asarray(volume.values[box])
+        values = np.abs(values) if np.iscomplexobj(values) else values
+        ranges.append((values.min(), values.sum(dtype=float), values.max()))
+    lows, sums, highs = zip(*ranges, strict=True)
+    return float(min(lows)), float(sum(sums) / np.prod(volume.shape)), float(max(highs))
 
 
 def _describe_atoms(table: Table, atoms: Atoms) -> None:

@@ -29,6 +29,7 @@ PATTERNS = ["*.tif", "*.tiff"]
 
 _OME_NAMES = (".ome.tif", ".ome.tiff")
 _IMAGEJ = ("uint8", "uint16", "float32")  # the only numbers that ImageJ knows
+_OME = (*_IMAGEJ, "int8", "int16", "int32", "uint32", "float64")
 _IMAGEJ_BYTES = (1 << 32) - (1 << 20)  # offsets have 32 bits
 _OME_UNIT = "µm"  # that of PhysicalSize if none is written
 
@@ -107,6 +108,11 @@ def write(path: str | Path, volume: Volume) -> None:
     FormatError
         If the grid is oblique or complex, the stack is too large for ImageJ, or the file cannot
         be written.
+
+    Warns
+    -----
+    UserWarning
+        If float64 or integers of 64 bits lose digits.
     """
     import tifffile
 
@@ -120,12 +126,12 @@ def write(path: str | Path, volume: Volume) -> None:
         raise FormatError(path, "TIFF holds no complex numbers", hint="Write it as .mrc.")
     if dtype.kind == "b":
         dtype = np.dtype(np.uint8)
-    if dtype.kind == "f" and dtype.itemsize == 2 or not ome and dtype.name not in _IMAGEJ:
+    if dtype.name not in (_OME if ome else _IMAGEJ):
+        if dtype.itemsize > 4:
+            warnings.warn(f"{path.name}: {dtype.name} becomes float32.", stacklevel=3)
         dtype = np.dtype(np.float32)
     if not ome and dtype.itemsize * np.prod(volume.shape) > _IMAGEJ_BYTES:
-        raise FormatError(
-            path, "ImageJ's TIFF ends at 4 GB", hint="Write it as .ome.tif or .mrc."
-        )
+        raise FormatError(path, "ImageJ's TIFF ends at 4 GB", hint="Write it as .ome.tif or .mrc.")
     planes = (np.asarray(plane).astype(dtype) for plane in _planes(volume))
     form = _ome_form(volume) if ome else _imagej_form(volume)
     with write_aside(path) as aside:

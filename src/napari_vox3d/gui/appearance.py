@@ -139,7 +139,7 @@ def _planes(values: Any, count: int = 5) -> NDArray[np.float64]:
     """Finite values of a few planes, for which a file is not loaded."""
     if isinstance(values, np.ndarray):  # planes that lie together in the file
         values = values.transpose(np.argsort(values.strides)[::-1])
-    planes = np.unique(np.linspace(0, len(values) - 1, count + 2).round().astype(int)[1:-1])
+    planes = np.unique(np.linspace(0, values.shape[0] - 1, count + 2).round().astype(int)[1:-1])
     thin = [max(1, n // 256) for n in values.shape[1:]]
     return _finite([values[k, :: thin[0], :: thin[1]] for k in planes])
 

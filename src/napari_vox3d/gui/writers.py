@@ -6,15 +6,17 @@ from typing import Any
 
 from napari_vox3d.formats import write_picks, write_volume
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.readers import warnings_as_notifications
 
 
 def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
-    """Write an image layer as MRC, VASP, cube or XSF, whichever the name says.
+    """Write an image layer as MRC, TIFF, VASP, cube or XSF, whichever the name says.
 
     Parameters
     ----------
     path
-        File to write: .mrc .map .rec, .vasp, CHGCAR, ELFCAR, LOCPOT, .cube or .xsf.
+        File to write: .mrc .map .rec, .tif, .ome.tif, .vasp, CHGCAR, ELFCAR, LOCPOT, .cube or
+        .xsf. What a format cannot keep is told as a notification.
     data
         Values of the layer.
     meta
@@ -30,7 +32,8 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Vox3dError
         If the layer is not one volume or the format cannot hold it.
     """
-    write_volume(path, volume_from_layer(_layer(data, meta, "image")))
+    with warnings_as_notifications():
+        write_volume(path, volume_from_layer(_layer(data, meta, "image")))
     return [path]
 
 
