@@ -100,7 +100,8 @@ def test_another_cell_of_the_same_crystal_gives_the_same_values_at_the_same_poin
 
     elf = model.predict_elf(values, cell)
     cell[:, 0] += cell[:, 1]
-    assert difference(model.predict_elf(sheared(values), cell), sheared(elf)) < 1e-4
+    # up to waves at the Nyquist limit, which are others in another cell
+    assert difference(model.predict_elf(sheared(values), cell), sheared(elf)) < 3e-4
     assert difference(sheared(elf), elf) > 1e-2
 
 

@@ -7,41 +7,68 @@ whichever cell, orientation and grid it is written down, up to the error of sums
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from math import prod
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from math import ceil, pi, prod
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from napari_vox3d.errors import ModelError
-from napari_vox3d.networks.ckconv import CartesianCKConv3d
-from napari_vox3d.networks.fourier import add_shortcut, apply_spectrum
-from napari_vox3d.networks.slabs import CircularConv3d, group_norm, slabs_of, thickness
+from napari_vox3d.networks.ckconv import CartesianCKConv3d, _Cell, _Shape, _taper
+from napari_vox3d.networks.fourier import PeriodicFilter, add_shortcut, apply_spectrum
+from napari_vox3d.networks.slabs import (
+    CircularConv3d,
+    group_norm,
+    mix_channels,
+    slabs_of,
+    thickness,
+)
 
 _WIDER = 2  # channels between the two mixes of a block, over those of the body
 _TRANSFORMS = 8  # a Fourier transform of one channel takes as long as mixing 1/8 of the channels
+_WAVES_AT_ONCE = 2**16  # that a spectrum is computed for
+_KEPT_SINES = 2**20  # of one crystal
+_LEAST_POINTS, _POINTS = 40, 8  # of a radial integral: for the kernel itself, and their steps
 _MOVING = 128  # multiply-adds in the time that one value is read and written
 
 
 class PeriodicCKConv3d(CartesianCKConv3d):
-    """`CartesianCKConv3d` that runs in groups of channels inside `in_slabs`."""
+    """`CartesianCKConv3d` of an isotropic kernel, whose spectrum is computed without a grid.
+
+    The spectrum of a function of the distance is one of the wave number,
+
+        K(q) = 4π ∫ r² k(r) sin(qr)/(qr) dr,
+
+    so the kernel is evaluated at some sixty distances instead of every grid point within reach,
+    and the convolution of band-limited values is exact on every grid. Waves at the Nyquist limit
+    are left out. Inside `in_slabs` it runs in groups of channels.
+
+    Parameters
+    ----------
+    channels, reach
+        As for `CartesianCKConv3d`.
+    """
+
+    def __init__(self, channels: int, reach: float) -> None:
+        super().__init__(channels, reach)
 
     def forward(self, x: Tensor, lattice: Tensor) -> Tensor:
         """Convolve one period: (B, C, D, H, W) and (B, 3, 3) Å to (B, C, D, H, W)."""
-        slabs = slabs_of(self)
-        if slabs is None:
-            return super().forward(x, lattice)
         shape = (x.shape[2], x.shape[3], x.shape[4])
-        cells = [tuple(map(tuple, cell)) for cell in lattice.double().tolist()]
-        kernel = torch.stack([self._kernel(cell, shape) for cell in cells])
+        slabs = slabs_of(self)
+        spectrum = self._spectrum(lattice, shape)
+        if slabs is None:
+            y = PeriodicFilter.apply(x.float(), spectrum)
+            return add_shortcut(y.to(x.dtype), x, self.shortcut)
         out = torch.empty_like(x)
         group = _group(len(x) * prod(shape), self.channels, slabs.voxels)
         for start in range(0, self.channels, group):
             some = slice(start, start + group)
-            spectrum = torch.fft.rfftn(kernel[:, some], dim=(2, 3, 4))
-            y = apply_spectrum(x[:, some], spectrum, shape)
+            y = apply_spectrum(x[:, some], spectrum[:, some], shape)
             out[:, some] = add_shortcut(y, x[:, some], self.shortcut[some])
             slabs.tick()
         return out
@@ -49,6 +76,72 @@ class PeriodicCKConv3d(CartesianCKConv3d):
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start and one for each group of channels."""
         return 1 - (-self.channels // _group(prod(shape), self.channels, slab_voxels))
+
+    def _fresh_spectrum(self, cells: list[_Cell], shape: _Shape) -> Tensor:
+        """(cells, C, D, H, W // 2 + 1), real."""
+        return torch.stack([self._radial_spectrum(cell, shape) for cell in cells])
+
+    def _radial_spectrum(self, cell: _Cell, shape: _Shape) -> Tensor:
+        waves = _wave_numbers(cell, shape)
+        nodes, weights = _quadrature(float(waves.max()) * self.reach)
+        device = self.shortcut.device
+        with torch.autocast(device.type, enabled=False):
+            u = nodes[:, None].to(device)
+            values = self.kernel(u).float() * _taper(u)
+            shells = 4 * pi * self.reach**3 * (weights * nodes**2).to(device)
+            values = shells[:, None] * self.mask(u, values) / self._window_volume()
+            parts = [part.to(device) @ values for part in _sines(cell, shape, self.reach)]
+        return torch.cat(parts).T.unflatten(1, waves.shape)
+
+
+def _sines(cell: _Cell, shape: _Shape, reach: float) -> Iterable[Tensor]:
+    """sin(qr)/(qr) of all waves, piece by piece, at the points of the quadrature; 0 at Nyquist."""
+    waves = _wave_numbers(cell, shape)
+    nodes, _ = _quadrature(float(waves.max()) * reach)
+    if waves.numel() * len(nodes) <= _KEPT_SINES:
+        return [_kept_sines(cell, shape, reach)]
+    return (_sines_of(part, nodes, reach) for part in waves.flatten().split(_WAVES_AT_ONCE))
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _kept_sines(cell: _Cell, shape: _Shape, reach: float) -> Tensor:
+    waves = _wave_numbers(cell, shape)
+    return _sines_of(waves.flatten(), _quadrature(float(waves.max()) * reach)[0], reach)
+
+
+def _sines_of(waves: Tensor, nodes: Tensor, reach: float) -> Tensor:
+    """(waves, nodes)."""
+    sines = torch.sinc(waves[:, None] * (nodes * (reach / pi)))  # torch's sinc is of π x
+    return sines * (waves >= 0)[:, None]
+
+
+@lru_cache(maxsize=32)  # the layers of a network ask for the same one
+@torch.inference_mode(False)  # what inference computed must serve training too
+def _wave_numbers(cell: _Cell, shape: _Shape) -> Tensor:
+    """(D, H, W // 2 + 1) lengths of the waves of a grid in 1/Å; -1 at the Nyquist limit."""
+    lattice = torch.tensor(cell, dtype=torch.float64)
+    volume = float(torch.linalg.det(lattice).abs())
+    if not volume > 1e-6 * float(lattice.norm(dim=1).prod()):
+        raise ValueError(f"A lattice is three vectors that span a volume, not {cell}.")
+    axes = [torch.fft.fftfreq(n, 1 / n, dtype=torch.float64) for n in shape[:2]]
+    axes.append(torch.fft.rfftfreq(shape[2], 1 / shape[2], dtype=torch.float64))
+    numbers = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1)
+    lengths = (2 * pi * numbers @ torch.linalg.inv(lattice).T).norm(dim=-1)
+    ambiguous = (2 * numbers.abs() == torch.tensor(shape, dtype=torch.float64)).any(-1)
+    return torch.where(ambiguous, -1.0, lengths).float()
+
+
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _quadrature_of(count: int) -> tuple[Tensor, Tensor]:
+    nodes, weights = np.polynomial.legendre.leggauss(count)
+    return torch.from_numpy((nodes + 1) / 2).float(), torch.from_numpy(weights / 2).float()
+
+
+def _quadrature(largest: float) -> tuple[Tensor, Tensor]:
+    """Points in (0, 1) and weights for integrals of sin(largest u) times a smooth function."""
+    return _quadrature_of(_POINTS * ceil((_LEAST_POINTS + largest / 2) / _POINTS))
 
 
 def _group(voxels: int, channels: int, slab_voxels: int) -> int:
@@ -83,7 +176,7 @@ class ChannelMix(nn.Module):
         return 1 - (-depth // thickness(batch * height * width, slab_voxels))
 
     def _mixed(self, x: Tensor) -> Tensor:
-        return self.narrow(F.gelu(self.widen(x)))
+        return mix_channels(F.gelu(mix_channels(x, self.widen.weight)), self.narrow.weight)
 
 
 class ContinuousBlock(nn.Module):

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from math import prod
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -116,6 +117,41 @@ def apply_spectrum(x: Tensor, spectrum: Tensor, sizes: Sequence[int]) -> Tensor:
     waves = torch.fft.rfftn(_at_least_float32(x), s=list(sizes), dim=axes)
     y = torch.fft.irfftn(waves * spectrum, s=list(sizes), dim=axes)
     return y[(..., *(slice(n) for n in x.shape[2:]))].to(x.dtype)
+
+
+class PeriodicFilter(torch.autograd.Function):
+    """Filter periodic volumes by a real spectrum, with a backward pass of two real transforms.
+
+    PyTorch's own would make a complex one of the whole grid for each real one of the forward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, spectrum: Tensor) -> Tensor:
+        """Filter float32 (B, C, *spatial) by real (1 or B, C, *half spatial)."""
+        axes = _spatial(x)
+        waves = torch.fft.rfftn(x, dim=axes)
+        ctx.save_for_backward(waves, spectrum)
+        ctx.sizes = x.shape[2:]
+        return torch.fft.irfftn(waves * spectrum, s=ctx.sizes, dim=axes)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Gradients of the volume and of the spectrum."""
+        waves, spectrum = ctx.saved_tensors
+        axes = _spatial(waves)
+        back = torch.fft.rfftn(gradients[0], dim=axes)
+        along_x = along_spectrum = None
+        if ctx.needs_input_grad[0]:
+            along_x = torch.fft.irfftn(back * spectrum, s=ctx.sizes, dim=axes)
+        if ctx.needs_input_grad[1]:
+            along_spectrum = waves.real * back.real + waves.imag * back.imag
+            along_spectrum *= 2 / prod(ctx.sizes)  # each wave stands for its mirror image too,
+            along_spectrum[..., 0] /= 2  # but for those of the first plane
+            if ctx.sizes[-1] % 2 == 0:
+                along_spectrum[..., -1] /= 2  # and of the last
+            if len(spectrum) == 1:
+                along_spectrum = along_spectrum.sum(0, keepdim=True)
+        return along_x, along_spectrum
 
 
 def in_chunks(
