@@ -3,6 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
+from ase.io.cube import read_cube
 from ase.units import Bohr
 from pymatgen.io.common import VolumetricData
 
@@ -55,6 +56,16 @@ def test_round_trip(tmp_path, name, quantity, unit):
     np.testing.assert_allclose(again.origin, mine.origin, atol=1e-6)
     np.testing.assert_allclose(again.atoms.positions, mine.atoms.positions, atol=1e-6)
     assert (again.quantity, again.unit, again.periodic) == (quantity, unit, True)
+
+
+def test_ase_reads_what_is_written(tmp_path):
+    mine = volume(origin=np.zeros(3))
+    cube.write(tmp_path / "a.cube", mine)
+    with (tmp_path / "a.cube").open() as file:
+        theirs = read_cube(file)
+    np.testing.assert_allclose(theirs["data"].T, mine.values * Bohr**3, rtol=1e-6)
+    np.testing.assert_allclose(theirs["spacing"], mine.step[::-1, ::-1], atol=1e-6)
+    np.testing.assert_allclose(theirs["atoms"].positions, mine.atoms.positions, atol=1e-6)
 
 
 def test_file_is_in_bohr(tmp_path):
