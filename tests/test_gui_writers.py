@@ -2,6 +2,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import starfile
 from ase.build import bulk
 from napari.components import ViewerModel
 from napari.layers import Image, Layer, Points
@@ -112,6 +113,42 @@ def test_picks_are_saved_as_the_user_left_them(tmp_path, tomogram, suffix):
         np.testing.assert_allclose(again.scores, [0.6], atol=1e-4)
     if known.radii:
         np.testing.assert_allclose(again.radii, [60], atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:.*classes")
+@pytest.mark.parametrize("suffix", [".star", "_info.json", ".tbl", ".mod"])
+def test_points_clicked_in_a_new_layer_are_in_the_open_tomogram(
+    tmp_path, tomogram, suffix, monkeypatch
+):
+    viewer = ViewerModel()
+    monkeypatch.setattr("napari.current_viewer", lambda: viewer)
+    image = viewer.add_layer(Layer.create(*volume_layer(tomogram)))
+    points = viewer.add_points(ndim=3, scale=image.scale, units=image.units)
+    for index in ((1, 2, 3), (7, 9, 11)):
+        points.add(index)
+    written, *_ = viewer.layers.save(
+        str(tmp_path / f"mine{suffix}"), selected=True, plugin="napari-vox3d"
+    )
+    again = read_picks(written, tomogram)
+    np.testing.assert_allclose(again.indices, [(1, 2, 3), (7, 9, 11)], atol=1e-3)
+    if suffix == ".star":
+        assert starfile.read(written)["rlnTomoName"].tolist() == ["tomogram"] * 2
+
+
+def test_the_save_dialog_of_napari_offers_every_suffix(tmp_path, tomogram):
+    from napari._qt.qt_viewer import _npe2_decode_selected_filter
+    from napari.plugins._npe2 import file_extensions_string_for_layers
+
+    picks = Picks.from_indices([(1, 2, 3)], ["1"], voxel_size=10, shape=(8, 10, 12))
+    viewer = ViewerModel()
+    layer = viewer.add_layer(Layer.create(*picks_layer(picks)))
+    filters, writers = file_extensions_string_for_layers([layer])
+    (ours,) = [one for one in filters.split(";;") if "RELION" in one]
+    for known in PICK_FORMATS.values():
+        assert f"*{Path('a' + known.suffix).suffix}" in ours
+    writer = _npe2_decode_selected_filter(filters, ours, writers)
+    assert viewer.layers.save(str(tmp_path / "p.tbl"), _writer=writer)
+    assert (tmp_path / "p.tbl").is_file()
 
 
 def test_flat_points_are_refused(tmp_path):

@@ -188,7 +188,7 @@ def _rows(path: Path, picks: Picks, number: int, classes: dict[str, int]) -> NDA
 def _read_table(path: Path) -> NDArray[np.float64]:
     """(N, columns) numbers; complex ones, as some differences of axes are, by their real part."""
     rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    rows = [row for row in rows if row]
+    rows = [row for row in rows if row and row[0][0] not in "%#"]
     width = min((len(row) for row in rows), default=_COLUMNS)
     if width < _POSITION.stop:
         raise FormatError(

@@ -1,19 +1,29 @@
 """What RELION 5 keeps of its tomograms apart from the particles.
 
 ``tomograms.star`` has names, sizes, binning and pixel size of tomograms; ``optimisation_set.star``
-says which particles belong to which tomograms, by paths from the folder of the project.
+says which particles belong to which tomograms, by paths from the folder of the project. Here is
+also what the blocks of a STAR file say of the tomogram that its particles are in.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.frame import name_in
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from pandas import DataFrame
 
+SIZES = [f"rlnTomoSize{axis}" for axis in "ZYX"]
+PIXEL_SIZE = "rlnTomoTiltSeriesPixelSize"
+_PIXEL_SIZES_OF_WARP = ("rlnPixelSize", "rlnImagePixelSize")
+BINNING = "rlnTomoTomogramBinning"
+_GROUP = "rlnOpticsGroup"
 _PARTICLES, _TOMOGRAMS = "rlnTomoParticlesFile", "rlnTomoTomogramsFile"
 
 
@@ -28,7 +38,7 @@ def read_blocks(path: Path) -> dict[str, DataFrame]:
     import pandas as pd
     import starfile
 
-    names = ["rlnTomoName", "rlnMicrographName", "vox3dClass"]
+    names = ["rlnTomoName", "rlnMicrographName", "wrpSourceName", "vox3dClass"]
     try:
         content = starfile.read(path, always_dict=True, parse_as_string=names)
     except UnicodeDecodeError:
@@ -106,3 +116,79 @@ def _found(path: Path, name: str | None) -> Path | None:
     above = [folder / name for folder in path.absolute().parents]
     beside = path.with_name(Path(name).name)
     return next((file for file in [*above, beside] if file.is_file()), None)
+
+
+def rows_about(block: DataFrame, particles: DataFrame, tomogram: str) -> DataFrame:
+    """Rows of a block that are about a tomogram: by its name, or by the group of its optics."""
+    if "rlnTomoName" in block:
+        return rows_of(block, tomogram)
+    if _GROUP in block and _GROUP in particles:
+        return block[block[_GROUP].isin(particles[_GROUP])]
+    return block
+
+
+def rows_of(block: DataFrame, tomogram: str) -> DataFrame:
+    """Rows of a block that name a tomogram, in whichever way programs spell it."""
+    names = block["rlnTomoName"].astype(str)
+    return block[names == name_in(names, tomogram)]
+
+
+def pixel_size_of(blocks: dict[str, DataFrame]) -> float | None:
+    """Å per voxel of the coordinates, by RELION's column, or Warp's, or the detector's.
+
+    With a magnification the detector's size is in µm (RELION before 3.1, Warp); without it, PyTom
+    means Å.
+    """
+    sizes = (number_of(name, blocks) for name in (PIXEL_SIZE, *_PIXEL_SIZES_OF_WARP))
+    size = next((size for size in sizes if size), None)
+    if size is None and (size := number_of("rlnDetectorPixelSize", blocks)) is not None:
+        magnification = number_of("rlnMagnification", blocks)
+        size = size if magnification is None else size * 1e4 / magnification
+    return size
+
+
+def number_of(name: str, blocks: dict[str, DataFrame]) -> float | None:
+    """First value of a column in any block."""
+    for block in blocks.values():
+        if name in block:
+            values = block[name].dropna()
+            if len(values):
+                return float(values.iloc[0])
+    return None
+
+
+def frame_in_file(blocks: dict[str, DataFrame], pixel_size: float | None) -> dict[str, Any]:
+    """Shape and voxel size of the tomogram, if the file tells them."""
+    binning = number_of(BINNING, blocks)
+    if pixel_size is None or binning is None:
+        return {}
+    frame: dict[str, Any] = {"voxel_size": np.full(3, pixel_size * binning)}
+    if (sizes := sizes_of(blocks)) is not None:
+        frame["shape"] = tuple(np.rint(np.array(sizes) / binning).astype(int).tolist())
+    return frame
+
+
+def sizes_of(blocks: dict[str, DataFrame]) -> list[float] | None:
+    """Sizes (z, y, x) of a tomogram in voxels of the tilt series, if a block has them."""
+    sizes = [number_of(name, blocks) for name in SIZES]
+    return None if None in sizes else [float(size) for size in sizes if size is not None]
+
+
+def whole_size(
+    shape: tuple[int, ...],
+    voxel_size: NDArray[np.float64],
+    pixel_size: float | None,
+    known: list[float] | None,
+) -> tuple[NDArray[np.float64], float]:
+    """(3,) voxels of the tilt series (z, y, x) along the tomogram, and their Å.
+
+    Binning rounds, so the size that RELION states is the exact one; but it may be of another
+    tomogram than the one at hand, and then it is passed over.
+    """
+    if pixel_size is None:  # no tilt series of RELION's: one of voxels as wide as the tomogram's
+        return np.asarray(shape) * voxel_size / voxel_size[-1], float(voxel_size[-1])
+    unit = float(pixel_size)
+    size = np.rint(np.asarray(shape) * voxel_size / unit)
+    if known is not None and np.all(np.abs(size - known) < np.maximum(voxel_size / unit, 1)):
+        size = np.asarray(known)
+    return size, unit

@@ -10,6 +10,7 @@ tomogram. RELION has no class names and no radii; these files carry them in the 
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,13 +24,26 @@ from napari_vox3d.formats.comments import read_run, write_runs
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
-    name_in,
     rows_of_tomogram,
+    series_name,
     series_names,
     voxel_size_for_reading,
     voxel_size_for_writing,
 )
-from napari_vox3d.formats.relion_project import read_project, tomograms_beside
+from napari_vox3d.formats.relion_project import (
+    BINNING,
+    PIXEL_SIZE,
+    SIZES,
+    frame_in_file,
+    number_of,
+    pixel_size_of,
+    read_project,
+    rows_about,
+    rows_of,
+    sizes_of,
+    tomograms_beside,
+    whole_size,
+)
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
@@ -41,14 +55,14 @@ if TYPE_CHECKING:
 
 _CENTRED = [f"rlnCenteredCoordinate{axis}Angst" for axis in "ZYX"]
 _INDEXED = ([f"rlnCoordinate{axis}" for axis in "ZYX"], ["z", "y", "x"])
+# M's, in Å; numbered where a particle moves during the tilt series.
+_OF_M = ([f"wrpCoordinate{axis}1" for axis in "ZYX"], [f"wrpCoordinate{axis}" for axis in "ZYX"])
 _SHIFTS = [f"rlnOrigin{axis}Angst" for axis in "ZYX"]
-_SIZES = [f"rlnTomoSize{axis}" for axis in "ZYX"]
 _ANGLES = [f"rlnAngle{name}" for name in ("Rot", "Tilt", "Psi")]
+_ANGLES_OF_M = [[f"wrpAngle{name}{n}" for name in ("Rot", "Tilt", "Psi")] for n in ("1", "")]
 _FRAME_ANGLES = [f"rlnTomoSubtomogram{name}" for name in ("Rot", "Tilt", "Psi")]
-_PIXEL_SIZE = "rlnTomoTiltSeriesPixelSize"
-_BINNING = "rlnTomoTomogramBinning"
-_GROUP = "rlnOpticsGroup"
-_TOMOGRAMS = ("rlnTomoName", "rlnMicrographName")
+_TOMOGRAMS = ("rlnTomoName", "rlnMicrographName", "wrpSourceName")
+_OF_WARP = ".tomostar"  # how names of tilt series end in Warp's files
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
 
 
@@ -58,9 +72,9 @@ def read(path: str | Path, volume: Volume | None = None, part: str = "") -> Pick
     Parameters
     ----------
     path
-        STAR file with a block that has ``rlnCenteredCoordinate*Angst``, ``rlnCoordinate*``, or
-        ``x y z`` columns, or RELION's ``optimisation_set.star`` that names it. Sizes and pixel
-        sizes may be in a ``tomograms.star`` beside it.
+        STAR file with a block that has ``rlnCenteredCoordinate*Angst``, ``rlnCoordinate*``,
+        ``wrpCoordinate*`` (M, Å) or ``x y z`` columns, or RELION's ``optimisation_set.star`` that
+        names it. Sizes and pixel sizes may be in a ``tomograms.star`` beside it.
     volume
         The tomogram. Needed unless the file tells its size (RELION 5) or pixel size (others);
         its name chooses among the tomograms of the file.
@@ -105,10 +119,10 @@ def _picks(
     tomogram = "" if names is None or names.empty else str(names.iloc[0])
     blocks = {
         "own": particles,
-        **{name: _rows_about(block, particles, tomogram) for name, block in blocks.items()},
+        **{name: rows_about(block, particles, tomogram) for name, block in blocks.items()},
     }
-    pixel_size = _pixel_size(blocks)
-    frame = _frame(path, _frame_in_file(blocks, pixel_size), volume)
+    pixel_size = pixel_size_of(blocks)
+    frame = _frame(path, frame_in_file(blocks, pixel_size), volume)
     if _CENTRED[0] in particles:
         if "shape" not in frame:
             raise FormatError(
@@ -116,13 +130,11 @@ def _picks(
                 "gives positions relative to the centre of a tomogram whose size is unknown",
                 hint="Read it together with its tomogram.",
             )
-        known = _sizes(blocks)
-        size, unit = _whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)
+        known = sizes_of(blocks)
+        size, unit = whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)
         positions = _columns(path, particles, _CENTRED) + (size / 2 - 1) * unit
     else:
-        columns = next(names for names in _INDEXED if names[0] in particles)
-        voxel_size = pixel_size or voxel_size_for_reading(path, volume)
-        positions = _columns(path, particles, columns) * voxel_size
+        positions = _positions_from_corner(path, particles, pixel_size, volume, tomogram)
     if _SHIFTS[0] in particles:
         positions -= _shifts(path, particles)
     score = next((name for name in _SCORES if name in particles), None)
@@ -133,8 +145,8 @@ def _picks(
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
         _radii(path, particles),
-        metadata={**_metadata(pixel_size, _sizes(blocks)), **read_run(path, tomogram)},
-        **{**frame, "tomogram": tomogram or frame.get("tomogram", "")},
+        metadata={**_metadata(pixel_size, sizes_of(blocks)), **read_run(path, tomogram)},
+        **{**frame, "tomogram": _plain(tomogram) or frame.get("tomogram", "")},
     )
 
 
@@ -201,16 +213,16 @@ def _columns_of(
     """Columns of the picks of one tomogram, which the project may know."""
     voxel_size = voxel_size_for_writing(path, picks)
     project = {
-        name: _rows_of(block, picks.tomogram)
+        name: rows_of(block, picks.tomogram)
         for name, block in project.items()
         if "rlnTomoName" in block
     }
     tomogram = next((str(b["rlnTomoName"].iloc[0]) for b in project.values() if len(b)), tomogram)
-    known = _number(_PIXEL_SIZE, project) or picks.metadata.get("tilt_series_pixel_size")
+    known = number_of(PIXEL_SIZE, project) or picks.metadata.get("tilt_series_pixel_size")
     isotropic = np.allclose(voxel_size, voxel_size[-1])
     pixel_size = known or (float(voxel_size[-1]) if isotropic else None)
     table: dict[str, Any] = {"rlnTomoName": np.full(len(picks), tomogram, dtype=object)}
-    stated = _sizes(project) or picks.metadata.get("tilt_series_size")
+    stated = sizes_of(project) or picks.metadata.get("tilt_series_size")
     if not centred:
         table |= _table(_INDEXED[0], picks.positions / (known or voxel_size))
     elif picks.shape is None:
@@ -220,13 +232,13 @@ def _columns_of(
             hint='Read the picks together with their tomogram, or write format "relion4".',
         )
     if picks.shape is not None:
-        size, unit = _whole_size(picks.shape, voxel_size, pixel_size, stated)
+        size, unit = whole_size(picks.shape, voxel_size, pixel_size, stated)
         if centred:
             table |= _table(_CENTRED, picks.positions - (size / 2 - 1) * unit)
-        table |= _table(_SIZES, np.tile(np.rint(size).astype(int), (len(picks), 1)))
+        table |= _table(SIZES, np.tile(np.rint(size).astype(int), (len(picks), 1)))
     if pixel_size is not None:
-        table[_PIXEL_SIZE] = np.full(len(picks), pixel_size)
-        table[_BINNING] = np.full(len(picks), voxel_size[-1] / pixel_size)
+        table[PIXEL_SIZE] = np.full(len(picks), pixel_size)
+        table[BINNING] = np.full(len(picks), voxel_size[-1] / pixel_size)
     if picks.angles is not None:
         table |= dict(zip(_ANGLES, picks.angles.T, strict=True))
     table["vox3dClass"] = picks.labels
@@ -235,6 +247,28 @@ def _columns_of(
     if not np.isnan(np.asarray(picks.scores)).all():
         table[_SCORES[0]] = picks.scores
     return table
+
+
+def _positions_from_corner(
+    path: Path,
+    particles: DataFrame,
+    pixel_size: float | None,
+    volume: Volume | None,
+    tomogram: str,
+) -> NDArray[np.float64]:
+    """(N, 3) Å of positions that count from the first voxel, in whatever unit."""
+    columns = next(names for names in (*_OF_M, *_INDEXED) if names[0] in particles)
+    values = _columns(path, particles, columns)
+    if columns in _OF_M:
+        return values
+    voxel_size = pixel_size or voxel_size_for_reading(path, volume)
+    # Warp's template matching writes fractions of the tomogram.
+    fractions = (
+        tomogram.endswith(_OF_WARP) and len(values) and 0 <= values.min() <= values.max() <= 1
+    )
+    if fractions and volume is not None:
+        return values * volume.shape * volume.voxel_size
+    return values * voxel_size
 
 
 def _metadata(pixel_size: float | None, size: list[float] | None) -> dict[str, Any]:
@@ -246,7 +280,7 @@ def _metadata(pixel_size: float | None, size: list[float] | None) -> dict[str, A
 def _particles(path: Path) -> tuple[DataFrame, dict[str, DataFrame]]:
     """Return the block with particle positions, and all others that may say more of them."""
     blocks = read_project(path)
-    for names in (_CENTRED, *_INDEXED):
+    for names in (_CENTRED, *_INDEXED, *_OF_M):
         for title, block in blocks.items():
             if set(names) <= set(block.columns):
                 return blocks.pop(title), blocks
@@ -263,41 +297,9 @@ def _names_of_tomograms(particles: DataFrame) -> Series | None:
     return None if column is None else particles[column].astype(str)
 
 
-def _rows_about(block: DataFrame, particles: DataFrame, tomogram: str) -> DataFrame:
-    """Rows of a block that are about a tomogram: by its name, or by the group of its optics."""
-    if "rlnTomoName" in block:
-        return _rows_of(block, tomogram)
-    if _GROUP in block and _GROUP in particles:
-        return block[block[_GROUP].isin(particles[_GROUP])]
-    return block
-
-
-def _rows_of(block: DataFrame, tomogram: str) -> DataFrame:
-    names = block["rlnTomoName"].astype(str)
-    return block[names == name_in(names, tomogram)]
-
-
-def _pixel_size(blocks: dict[str, DataFrame]) -> float | None:
-    """Å per voxel of the coordinates, by RELION's column or by the detector's.
-
-    With a magnification the detector's size is in µm (RELION before 3.1, Warp); without it, PyTom
-    means Å.
-    """
-    size = _number(_PIXEL_SIZE, blocks)
-    if size is None and (size := _number("rlnDetectorPixelSize", blocks)) is not None:
-        magnification = _number("rlnMagnification", blocks)
-        size = size if magnification is None else size * 1e4 / magnification
-    return size
-
-
-def _number(name: str, blocks: dict[str, DataFrame]) -> float | None:
-    """First value of a column in any block."""
-    for block in blocks.values():
-        if name in block:
-            values = block[name].dropna()
-            if len(values):
-                return float(values.iloc[0])
-    return None
+def _plain(tomogram: str) -> str:
+    """Name without the folder and suffix that files of micrographs come with."""
+    return series_name(tomogram) if re.search(r"[/\\]|\.\w+$", tomogram) else tomogram
 
 
 def _frame(path: Path, own: dict[str, Any], volume: Volume | None) -> dict[str, Any]:
@@ -315,43 +317,6 @@ def _frame(path: Path, own: dict[str, Any], volume: Volume | None) -> dict[str, 
         )
         return theirs
     return own
-
-
-def _frame_in_file(blocks: dict[str, DataFrame], pixel_size: float | None) -> dict[str, Any]:
-    """Shape and voxel size of the tomogram, if the file tells them."""
-    binning = _number(_BINNING, blocks)
-    if pixel_size is None or binning is None:
-        return {}
-    frame: dict[str, Any] = {"voxel_size": np.full(3, pixel_size * binning)}
-    if (sizes := _sizes(blocks)) is not None:
-        frame["shape"] = tuple(np.rint(np.array(sizes) / binning).astype(int).tolist())
-    return frame
-
-
-def _sizes(blocks: dict[str, DataFrame]) -> list[float] | None:
-    """Sizes (z, y, x) of a tomogram in voxels of the tilt series, if a block has them."""
-    sizes = [_number(name, blocks) for name in _SIZES]
-    return None if None in sizes else [float(size) for size in sizes if size is not None]
-
-
-def _whole_size(
-    shape: tuple[int, ...],
-    voxel_size: NDArray[np.float64],
-    pixel_size: float | None,
-    known: list[float] | None,
-) -> tuple[NDArray[np.float64], float]:
-    """(3,) voxels of the tilt series (z, y, x) along the tomogram, and their Å.
-
-    Binning rounds, so the size that RELION states is the exact one; but it may be of another
-    tomogram than the one at hand, and then it is passed over.
-    """
-    if pixel_size is None:  # no tilt series of RELION's: one of voxels as wide as the tomogram's
-        return np.asarray(shape) * voxel_size / voxel_size[-1], float(voxel_size[-1])
-    unit = float(pixel_size)
-    size = np.rint(np.asarray(shape) * voxel_size / unit)
-    if known is not None and np.all(np.abs(size - known) < np.maximum(voxel_size / unit, 1)):
-        size = np.asarray(known)
-    return size, unit
 
 
 def _columns(
@@ -384,7 +349,8 @@ def _shifts(path: Path, particles: DataFrame) -> NDArray[np.float64]:
 
 def _angles(path: Path, particles: DataFrame) -> NDArray[np.float64] | None:
     """(N, 3) rot, tilt, psi; RELION's rotation of the subtomogram's frame is composed in."""
-    present = [names for names in (_ANGLES, _FRAME_ANGLES) if set(names) <= set(particles.columns)]
+    known = (_ANGLES, _FRAME_ANGLES, *_ANGLES_OF_M)
+    present = [names for names in known if set(names) <= set(particles.columns)]
     if not present or particles.empty:
         return None
     if len(present) == 1:

@@ -3,7 +3,8 @@
 Columns written: ``tomogram, class, score, z_px, y_px, x_px, z_angstrom, y_angstrom, x_angstrom``,
 and, where known, ``rot, tilt, psi`` (ZYZ Euler angles in degrees) and ``radius_angstrom``. The
 voxel columns are left out when the voxel size is unknown. The tables that napari saves for points
-(``axis-0, axis-1, axis-2``, in voxels) can be read too.
+(``axis-0, axis-1, axis-2``, in voxels) can be read too, and those of copick and of the CZII
+challenge, whose ``x, y, z`` are Å, be they separated by commas, semicolons or tabs.
 """
 
 from __future__ import annotations
@@ -34,6 +35,14 @@ _ANGSTROM = ("z_angstrom", "y_angstrom", "x_angstrom")
 _VOXELS = ("z_px", "y_px", "x_px")
 _NAPARI = ("axis-0", "axis-1", "axis-2")
 _ANGLES = ("rot", "tilt", "psi")
+# Columns of copick (``copick export``) and of the CZII challenge: they come with x, y, z in Å.
+_RUN = ("run_name", "experiment")
+_OF_COPICK = {
+    **dict(zip("zyx", _ANGSTROM, strict=True)),
+    **dict.fromkeys(_RUN, "tomogram"),
+    "particle_type": "class",
+    "pickable_object_name": "class",
+}
 _RADIUS = "radius_angstrom"
 _LINE = "line of the file"  # beside the columns
 
@@ -85,9 +94,16 @@ def read_collection(path: str | Path) -> list[Picks]:
 def _read_rows(path: Path) -> tuple[list[_Row], list[str]]:
     """Fields of each line by the name of their column, and the names."""
     with path.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, skipinitialspace=True)
+        head = file.readline()
+        file.seek(0)
+        separator = max(",;\t", key=head.count)
+        reader = csv.DictReader(file, skipinitialspace=True, delimiter=separator)
+        columns = [name.strip() for name in reader.fieldnames or []]
+        if {*"xyz"} < set(columns) and any(name in columns for name in _RUN):
+            columns = [_OF_COPICK.get(name, name) for name in columns]
+        reader.fieldnames = columns
         rows: list[_Row] = [{**row, _LINE: str(reader.line_num)} for row in reader]
-        return rows, list(reader.fieldnames or [])
+        return rows, columns
 
 
 def _picks(path: Path, rows: list[_Row], columns: list[str], volume: Volume | None) -> Picks:

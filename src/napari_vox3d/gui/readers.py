@@ -24,7 +24,7 @@ Paths = str | Sequence[str]
 # Files with these general suffixes are picks only if the first 64 kB hold one of these words.
 PICK_MARKS = {
     ".json": (b"pickable_object_name", b'"pickable_objects"', b'"boxes_3d"'),
-    ".csv": (b"z_angstrom", b"z_px", b"axis-2"),
+    ".csv": (b"z_angstrom", b"z_px", b"axis-2", b"run_name", b"particle_type"),
 }
 
 

@@ -7,6 +7,7 @@ from typing import Any
 from napari_vox3d.formats import write_picks, write_volume
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
 from napari_vox3d.gui.readers import warnings_as_notifications
+from napari_vox3d.gui.tomograms import is_tomogram
 
 
 def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
@@ -40,6 +41,8 @@ def write_image(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
 def write_points(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     """Write a points layer in any of the formats of `napari_vox3d.formats.PICK_FORMATS`.
 
+    Points that were clicked in a new layer take the frame of the tomogram, if one is open.
+
     Parameters
     ----------
     path
@@ -59,8 +62,22 @@ def write_points(path: str, data: Any, meta: dict[str, Any]) -> list[str]:
     Vox3dError
         If the points are not three-dimensional or the format lacks something it needs.
     """
-    written = write_picks(path, picks_from_layer(_layer(data, meta, "points")))
+    layer = _layer(data, meta, "points")
+    picks = picks_from_layer(layer)
+    if picks.shape is None and (tomogram := _tomogram_of(layer)) is not None:
+        picks = picks_from_layer(layer, tomogram)
+    with warnings_as_notifications():
+        written = write_picks(path, picks)
     return [str(file) for file in written]
+
+
+def _tomogram_of(points: Any) -> Any:
+    """Layer of the tomogram that points were clicked in: the one that is open, if it is one."""
+    import napari
+
+    viewer = napari.current_viewer()
+    tomograms = [] if viewer is None else [one for one in viewer.layers if is_tomogram(one)]
+    return tomograms[0] if len(tomograms) == 1 and points.ndim == 3 else None
 
 
 def _layer(data: Any, meta: dict[str, Any], layer_type: str) -> Any:
