@@ -226,7 +226,7 @@ def test_copied_code_does_the_same(window, tomograms, batch):
     ("change", "words"),
     [
         (lambda window: window.files.remove_chosen(), "Add files first"),
-        (lambda window: setattr(window.folder, "value", ""), "Choose a folder"),
+        (lambda window: setattr(window.folder.line_edit, "value", ""), "Choose a folder"),
         (lambda window: setattr(window.where, "value", DASK), "address of the dask scheduler"),
     ],
 )

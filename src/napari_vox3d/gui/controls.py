@@ -10,7 +10,7 @@ from weakref import WeakSet
 
 from magicgui.widgets import ComboBox, FloatSpinBox
 from qtpy.compat import isalive
-from qtpy.QtCore import QObject, QTimer, Signal
+from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -72,11 +72,28 @@ def note(text: str = "") -> QLabel:
     return label
 
 
+class _UpAndDown(QScrollArea):
+    """Scrolls the height alone: it asks for the width that all controls need."""
+
+    def minimumSizeHint(self) -> QSize:
+        """Width of the widget beside a scroll bar; Qt asks for it."""
+        needed = self.widget().minimumSizeHint().width()
+        needed += self.verticalScrollBar().sizeHint().width()
+        return QSize(needed, super().minimumSizeHint().height())
+
+    def eventFilter(self, watched: QObject, event: QEvent) -> bool:
+        """Ask anew when controls appear; Qt shows it the events of the widget."""
+        if event.type() == QEvent.Type.LayoutRequest:
+            self.updateGeometry()
+        return super().eventFilter(watched, event)
+
+
 def scrolled_form(window: QWidget) -> QFormLayout:
     """Fill a window with a form that scrolls where the window is too low for it."""
     inner = QWidget()
-    area = QScrollArea(widgetResizable=True, frameShape=QFrame.Shape.NoFrame)
+    area = _UpAndDown(widgetResizable=True, frameShape=QFrame.Shape.NoFrame)
     area.setWidget(inner)
+    area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
     area.setMinimumHeight(300)  # when two windows share the height, both stay usable
     layout = QVBoxLayout(window)
     layout.setContentsMargins(0, 0, 0, 0)
