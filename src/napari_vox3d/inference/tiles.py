@@ -98,12 +98,16 @@ class NetworkView:
         What is done to values; a negative width turns the contrast round.
     binning
         (3,) voxels of the tomogram per voxel of `values`, which may be a coarser level of it.
+    whole
+        (3,) voxels of the tomogram; a coarser level may lack the last, incomplete one. Default:
+        those of `values`.
     """
 
     values: Any
     spacing: tuple[float, float, float]
     normalisation: Normalisation
     binning: tuple[float, float, float] = (1.0, 1.0, 1.0)
+    whole: tuple[int, int, int] | None = None
 
     @classmethod
     def of(
@@ -142,6 +146,7 @@ class NetworkView:
             _three(spacing),
             Normalisation(centre, width, clip),
             _three(level.voxel_size / volume.voxel_size),
+            volume.shape,
         )
 
     @property
@@ -154,8 +159,8 @@ class NetworkView:
     @property
     def end(self) -> NDArray[np.intp]:
         """(3,) voxel of the view from which on nothing of the tomogram is left."""
-        lost = np.array(self.binning) > 1  # a coarser level may lack the last, incomplete voxel
-        return np.ceil((self.values.shape + lost) / np.array(self.spacing) - 1e-6).astype(int)
+        voxels = np.array(self.whole or self.values.shape)
+        return np.ceil(voxels / self.scale - 1e-6).astype(int)
 
     @property
     def scale(self) -> tuple[float, float, float]:
