@@ -10,6 +10,7 @@ import numpy as np
 from napari_vox3d.density import superpose_atoms, tsirelson_stash_elf
 from napari_vox3d.density.grids import interpolate, resample_waves
 from napari_vox3d.density.invariants import density_invariants
+from napari_vox3d.density.owners import describe_owners
 from napari_vox3d.density.superposition import valence_electrons
 from napari_vox3d.errors import InferenceError, ModelError, Vox3dError
 from napari_vox3d.volume import Volume
@@ -128,7 +129,8 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
         (c, b, a) of the network's grid.
     channels
         ``"sad"``: the density; ``"log_sad"``: its logarithm; ``"promolecular_elf"``: its
-        Tsirelson–Stash ELF; ``"invariants"``: the 24 channels of `density_invariants`.
+        Tsirelson–Stash ELF; ``"invariants"``: the 24 channels of `density_invariants`;
+        ``"owners"``: the 20 of `describe_owners`, for which the density needs its atoms.
 
     Returns
     -------
@@ -139,6 +141,8 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
     ------
     ModelError
         If a channel has another name.
+    InferenceError
+        If the density has no atoms and a channel needs them.
     """
     parts: list[NDArray[np.floating]] = []
     for channel in channels:
@@ -150,6 +154,13 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
             parts.append(interpolate(tsirelson_stash_elf(density).values, shape)[None])
         elif channel == "invariants":
             parts.append(density_invariants(density, shape))
+        elif channel == "owners":
+            if density.atoms is None:
+                raise InferenceError(
+                    f"{density.name or 'This density'} carries no atoms, which the model asks for; "
+                    "give the structure, or a volume file with one."
+                )
+            parts.append(describe_owners(density.atoms, shape))
         else:
             raise ModelError(f"No input channel is called {channel!r}; the card may be too new.")
     return np.concatenate(parts).astype(np.float32, copy=False)
