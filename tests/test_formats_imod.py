@@ -26,7 +26,8 @@ def picks(**fields):
     return Picks.from_indices(INDICES, LABELS, **(frame | fields))
 
 
-@pytest.mark.parametrize("name", ["point_sizes_example.mod", "multiple_objects_example.mod"])
+@pytest.mark.filterwarnings("ignore:.*made on")
+@pytest.mark.parametrize("name", sorted(path.name for path in DATA.glob("*.mod")))
 def test_real_models(name):
     theirs = imodmodel.read(DATA / name)[["z", "y", "x"]].to_numpy()
     found = read_picks(DATA / name)

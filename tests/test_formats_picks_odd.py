@@ -149,7 +149,7 @@ def test_parts_of_files_by_name(tmp_path):
     found(tmp_path, "p.star", f"{CENTRED}TS_01 0 0 0\n")
     (tmp_path / "q.star").write_text(f"{CENTRED}TS_01 0 0 0\nTS_02 10 0 0\n")
     assert read_picks(f"{tmp_path}/q.star::TS_02", TOMOGRAM).indices[0, 2] == 42
-    with pytest.raises(FormatError, match=r"1 tomograms.*none of them 'TS_07'"):
+    with pytest.raises(FormatError, match=r"1 tomogram .*none of them 'TS_07'"):
         read_picks(f"{tmp_path}/p.star::TS_07", TOMOGRAM)
     (tmp_path / "p.coords").write_text("1 2 3\n")
     with pytest.raises(FormatError, match="holds picks of one tomogram, so there is no 'TS_02'"):

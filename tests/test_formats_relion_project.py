@@ -113,3 +113,17 @@ def test_scaled_relion4_positions_are_of_the_tilt_series(tmp_path):
     np.testing.assert_allclose(table[columns], [[4, 8, 12]])
     found = read_picks(path, Volume(np.zeros((25, 68, 50), "f4"), 10.0, name="TS_01"))
     np.testing.assert_allclose(found.indices, [[1, 2, 3]], atol=1e-6)
+
+
+def test_real_refined_particles_are_where_relion_has_them():
+    path = PROJECT.parent / "relion5_refine3d.star"
+    table = starfile.read(path)["particles"]
+    shape, pixel_size, binning = (150, 500, 450), 3.105, 4
+    for name, own in table.groupby("rlnTomoName"):
+        volume = Volume(np.zeros(shape, "f4"), pixel_size * binning, name=f"rec_{name}")
+        found = read_picks(path, volume)
+        shifts = own[[f"rlnOrigin{axis}Angst" for axis in "ZYX"]].to_numpy()
+        size = np.array(shape) * binning
+        placed = as_relion_places_them(own, size, binning, pixel_size)
+        np.testing.assert_allclose(found.indices, placed - shifts / volume.voxel_size, atol=1e-6)
+        np.testing.assert_allclose(found.angles, own[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]])

@@ -207,9 +207,10 @@ def rows_of_tomogram(
     own = name_in(names, wanted) if wanted else None
     if own is None:
         more = ", …" if len(names) > 5 else ""
+        count = "1 tomogram" if len(names) == 1 else f"{len(names)} tomograms"
         raise SeveralTomograms(
             path,
-            f"holds picks of {len(names)} tomograms ({', '.join(names[:5])}{more})"
+            f"holds picks of {count} ({', '.join(names[:5])}{more})"
             + (f", none of them {wanted!r}" if wanted else ""),
             names,
             hint=hint or (f"Name one of them: {path.name}::{names[0]}." if names else ""),
