@@ -11,6 +11,7 @@ from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QFileDialog
 
 import napari_vox3d as vox
+from napari_vox3d import Run
 from napari_vox3d.gui.elf_training_widget import SOURCE, TrainELF
 from napari_vox3d.gui.elf_widget import PredictELF
 from napari_vox3d.gui.layers import volume_layers
@@ -97,7 +98,7 @@ def test_only_true_elfs_are_offered_and_they_go_with_their_layer(opened):
     viewer, widget = opened
     add(viewer, silicon())
     add(viewer, silicon("electron density", name="density"))
-    add(viewer, silicon(name="predicted", metadata={"provenance": {"model": "promolecule"}}))
+    add(viewer, silicon(name="predicted", metadata=Run("predict_elf", "POSCAR").as_metadata()))
     add(viewer, silicon(name="bare", atoms=None))
     assert texts(widget) == ["silicon"]
     viewer.layers["silicon"].name = "Si"

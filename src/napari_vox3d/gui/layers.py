@@ -212,7 +212,7 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
         "translate": np.zeros(3) if volume is None else volume.origin,
         "features": features,
         "size": np.full(len(picks), 2 * radii / size[-1]),  # napari multiplies by the last scale
-        "face_color": "class",
+        "face_color": "class" if len(picks) else "white",  # napari finds no colour for no class
         "face_color_cycle": class_colours([*names, *picks.classes])
         | picks.metadata.get("colours", {}),
         "border_color": "white",

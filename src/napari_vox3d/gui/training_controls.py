@@ -258,7 +258,7 @@ class TrainingControl(QWidget):
         self.computing = ComputeOptions(self, form, precision=False)
         layout = QVBoxLayout(self)
         layout.setContentsMargins(0, 0, 0, 0)
-        for part in (self.go_on.native, self.run, self.stop, self.curve, self.result, self.copy):
+        for part in (self.go_on.native, self.run, self.stop, self.curve, self.copy, self.result):
             layout.addWidget(part)
         form.addRow(self)
         self._redraw = QTimer(self, interval=REDRAW)

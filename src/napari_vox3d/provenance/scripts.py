@@ -69,7 +69,7 @@ def _script_of_elf(run: Run, save_as: str) -> list[str]:
         "import napari_vox3d as vox",
         "",
         _call("elf", "vox.predict_elf", [_path(run.source)], _settings(run)),
-        _call("", "vox.write_volume", [save_as or _elf_file(run)], {}, "elf"),
+        _call("", "vox.write_volume", [save_as or _elf_file(run), _Name("elf")], {}),
     ]
 
 
@@ -89,7 +89,7 @@ def _script_of_scores(run: Run, save_as: str) -> list[str]:
         "import napari_vox3d as vox",
         "",
         reading,
-        _call("maps", "vox.score_particles", [], settings, "tomogram"),
+        _call("maps", "vox.score_particles", [_Name("tomogram")], settings),
         "for score in maps:",
         f'    vox.write_volume({stem + "_"!r} + score.name + ".mrc", score)',
     ]
@@ -101,8 +101,8 @@ def _script_of_picks(run: Run, save_as: str) -> list[str]:
         "import napari_vox3d as vox",
         "",
         reading,
-        _call("picks", "vox.pick_particles", [], settings, "tomogram"),
-        _call("", "vox.write_picks", [save_as or _picks_file(run)], {}, "picks"),
+        _call("picks", "vox.pick_particles", [_Name("tomogram")], settings),
+        _call("", "vox.write_picks", [save_as or _picks_file(run), _Name("picks")], {}),
     ]
 
 
@@ -150,7 +150,7 @@ def _train(given: list[str], name: str, settings: dict[str, Any], save_as: str) 
     folder = [save_as] if save_as else []
     return [
         _call("draft", "Draft.named", [name, *folder], {}),
-        _call("model", "draft.train", [], settings, *given),
+        _call("model", "draft.train", [_Name(each) for each in given], settings),
         'print(f"Saved in {draft.folder}.")',
     ]
 
@@ -182,22 +182,38 @@ _SCRIPTS: dict[str, Callable[[Run, str], list[str]]] = {
 }
 
 
-def _call(
-    name: str, function: str, args: Sequence[Any], settings: Mapping[str, Any], *before: str
-) -> str:
-    """Statement ``name = function(before…, args…, settings…)``, on several lines if it is long.
+class _Name(str):
+    """Name in a script: written as it is, where any other text is quoted."""
 
-    `before` are variables; a file name comes before the variable that is written to it.
-    """
-    values = [repr(value) for value in args]
-    variables = list(before)
-    parts = values + variables if not settings else variables + values
-    parts += [f"{key}={value!r}" for key, value in settings.items()]
+    __slots__ = ()
+
+    def __repr__(self) -> str:
+        return str(self)
+
+
+def _call(name: str, function: str, args: Sequence[Any], settings: Mapping[str, Any]) -> str:
+    """Statement ``name = function(args…, settings…)``, on several lines if it is long."""
     start = f"{name} = {function}(" if name else f"{function}("
+    parts = [repr(each) for each in args] + [f"{key}={v!r}" for key, v in settings.items()]
     line = f"{start}{', '.join(parts)})"
     if len(line) <= _WIDTH:
         return line
+    parts = [_literal(each) for each in args]
+    parts += [f"{key}={_literal(value)}" for key, value in settings.items()]
     return "\n".join([start, *(f"    {part}," for part in parts), ")"])
+
+
+def _literal(value: Any) -> str:
+    """Write an argument, a long list or mapping on a line for each of its parts."""
+    text = repr(value)
+    if len(text) + 4 <= _WIDTH or not isinstance(value, list | Mapping):
+        return text
+    parts = (
+        [f"{key!r}: {each!r}" for key, each in value.items()]
+        if isinstance(value, Mapping)
+        else [repr(each) for each in value]
+    )
+    return "\n".join([text[0], *(f"        {part}," for part in parts), f"    {text[-1]}"])
 
 
 def _command_of_elf(run: Run, save_as: str) -> list[str]:
