@@ -126,6 +126,7 @@ def test_sources_of_one_name_do_not_overwrite_each_other(tmp_path):
         (["x/t.mrc", "y/t.mrc", "y/u.mrc"], ["x_t", "y_t", "u"]),
         (["p/x/t.mrc", "q/x/t.mrc"], ["p_x_t", "q_x_t"]),
         (["x/t.mrc", "y/T.mrc"], ["x_t", "y_T"]),
+        (["p.json::TS_1::wbp@10", "p.json::TS_2::wbp@10"], ["TS_1", "TS_2"]),
         (["x/t.mrc", "y/t.mrc", "z/x_t.mrc"], ["w_x_t", "y_t", "w_z_x_t"]),
     ],
 )

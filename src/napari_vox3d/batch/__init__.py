@@ -12,6 +12,7 @@ from napari_vox3d.batch.names import target_names
 from napari_vox3d.batch.tally import Tally
 from napari_vox3d.batch.tasks import Outcome, Progress, Task
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import split_address
 from napari_vox3d.formats.pick_formats import PICK_FORMATS
 
 if TYPE_CHECKING:
@@ -245,7 +246,8 @@ def _run(
 def _is_finished(task: Task) -> bool:
     """Whether the result is there and not older than the source; what is there is whole."""
     try:
-        return Path(task.target).stat().st_mtime >= Path(task.source).stat().st_mtime
+        source, _ = split_address(task.source)
+        return Path(task.target).stat().st_mtime >= source.stat().st_mtime
     except OSError:
         return False
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import split_address
 from napari_vox3d.formats.compression import plain_name
 
 
@@ -48,8 +49,8 @@ def target_names(
     Vox3dError
         If folders do not tell two sources apart.
     """
-    paths = [Path(source).absolute() for source in sources]
-    plain = [Path(plain_name(path)).stem if stem else plain_name(path) for path in paths]
+    paths = [split_address(source)[0].absolute() for source in sources]
+    plain = [_name(source, stem) for source in sources]
     names, depth = list(plain), 0
     while clashes := _clashes(names):
         depth += 1
@@ -64,6 +65,14 @@ def target_names(
             folders = paths[place].parent.parts[-depth:]
             names[place] = "_".join([*folders, plain[place]])
     return [TargetName(n, n != own) for n, own in zip(names, plain, strict=True)]
+
+
+def _name(source: str | Path, stem: bool) -> str:
+    """Name of a file, or of the run of a project that ``config.json::RUN::TOMOGRAM`` means."""
+    path, part = split_address(source)
+    if part:
+        return part.partition("::")[0]
+    return Path(plain_name(path)).stem if stem else plain_name(path)
 
 
 def _clashes(names: Sequence[str]) -> list[int]:
