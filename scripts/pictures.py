@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -19,19 +20,31 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-SCRATCH = Path(tempfile.mkdtemp(prefix="pictures-"))
+SCRATCH = Path(tempfile.gettempdir()) / "vox3d"  # some windows show it
+shutil.rmtree(SCRATCH, ignore_errors=True)
+SCRATCH.mkdir()
 os.environ["NAPARI_CONFIG"] = str(SCRATCH / "settings.yaml")
 os.environ["NAPARI_VOX3D_MODELS"] = str(SCRATCH / "models")
 
 import napari
 import numpy as np
-from demo import PATIENCE, press_and_wait, settle
+from demo import FOLDER, PATIENCE, press_and_wait, settle
 from napari.utils.notifications import notification_manager
 from numpy.typing import NDArray
 from PIL import Image
+from qtpy.QtCore import Qt
 from qtpy.QtGui import QAction, QImage
-from qtpy.QtWidgets import QApplication, QDockWidget, QMenu, QMenuBar, QWidget
+from qtpy.QtWidgets import (
+    QApplication,
+    QDockWidget,
+    QMenu,
+    QMenuBar,
+    QScrollArea,
+    QWidget,
+)
 from scipy.spatial import cKDTree
+
+import napari_vox3d as vox
 
 ROOT = Path(__file__).parents[1]
 IMAGES = ROOT / "docs" / "images"
@@ -107,8 +120,16 @@ def predict_elf() -> None:
         press_and_wait(widget.run)
         in_3d(viewer, zoom=62, angles=CUBE)
         viewer.layers["Si8 ELF"].iso_threshold = 0.8
-        settle()
         save(viewer, "elf_isosurface")
+        explorer = dock(viewer, "Explore a crystal", alone=True)
+        maxima = show_page(explorer, "Bonds, lone pairs, interstitial electrons")
+        press_and_wait(maxima.run)
+        surface = show_page(explorer, "Isosurface")
+        surface.level.setValue(0.8)
+        surface.show_surface()
+        show_page(explorer, "Bonds, lone pairs, interstitial electrons")
+        in_3d(viewer, zoom=62, angles=CUBE)
+        save(viewer, "elf_maxima")
 
 
 def graphite() -> None:
@@ -125,6 +146,15 @@ def graphite() -> None:
         in_3d(viewer, zoom=58, angles=(20, 60, 10))
         predicted = middle(viewer.screenshot(flash=False), *HALF)
         store(side_by_side(space, predicted), "elf_compared")
+        explorer = dock(viewer, "Explore a crystal", alone=True)
+        explorer.choose(viewer.layers["C4 ELF"])
+        compare = show_page(explorer, "Compare")
+        compare.reference.value = viewer.layers["C4 ELFCAR up"]
+        press_and_wait(compare.run)
+        viewer.dims.ndisplay = 2
+        show_atoms(viewer)
+        viewer.reset_view()
+        save(viewer, "elf_difference")
 
 
 def show_atoms(viewer: napari.Viewer) -> None:
@@ -133,6 +163,38 @@ def show_atoms(viewer: napari.Viewer) -> None:
     viewer.dims.set_point(0, atoms.data_to_world(atoms.data[0])[0])
     viewer.canvas.overlays.scale_bar.visible = True
     settle()
+
+
+def show_page(explorer: Any, title: str) -> Any:
+    """Open a page of *Explore a crystal*."""
+    page = explorer.sections[title]
+    explorer.pages.setCurrentWidget(page)
+    settle()
+    return page
+
+
+def batch() -> None:
+    """Three tomograms picked by the batch window."""
+    tomogram = vox.read_volume(FOLDER / "simulated_tomogram.mrc")
+    folder = SCRATCH / "tomograms"
+    folder.mkdir()
+    for n, z in enumerate((0, 32), start=1):
+        part = vox.Volume(tomogram.values[z : z + 64], tomogram.voxel_size)
+        vox.write_volume(folder / f"TS_{n:02}.mrc", part)
+    (folder / "TS_03.mrc").write_bytes(b"cut short")
+    with window() as viewer:
+        widget = dock(viewer, "Batch")
+        widget.files.add(sorted(folder.glob("*.mrc")))
+        press_and_wait(widget.run)
+        save(viewer, "batch", part=widget)
+
+
+def models() -> None:
+    """The list of models with the card of the default picker."""
+    with window() as viewer:
+        widget = dock(viewer, "Models")
+        widget.choose("unet-simulated")
+        save(viewer, "models", part=widget)
 
 
 def train_picker() -> None:
@@ -167,8 +229,10 @@ def window() -> Iterator[napari.Viewer]:
     viewer.close()
 
 
-def dock(viewer: napari.Viewer, name: str) -> Any:
-    """Open a window of the plugin as the Plugins menu does."""
+def dock(viewer: napari.Viewer, name: str, alone: bool = False) -> Any:
+    """Open a window of the plugin as the Plugins menu does, closing the others if `alone`."""
+    if alone:
+        viewer.window.remove_dock_widget("all")
     docked, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", name)
     assert isinstance(docked, QDockWidget)
     docked.setMinimumWidth(380)
@@ -232,10 +296,12 @@ def stop(widget: Any) -> None:
 def save(
     viewer: napari.Viewer, name: str, part: QWidget | None = None, canvas: bool = False
 ) -> None:
-    """Save the window, one widget of it, or the canvas alone."""
+    """Save the window, one widget of it with all that it scrolls over, or the canvas alone."""
     viewer.canvas.overlays.scale_bar.visible = True
     settle()
     if part is not None:
+        area = part.findChild(QScrollArea, options=Qt.FindChildOption.FindDirectChildrenOnly)
+        part = part if area is None else area.widget()
         store(without_margin(pixels(part.grab().toImage())), name)
     else:
         store(viewer.screenshot(canvas_only=canvas, flash=False), name)
@@ -282,7 +348,8 @@ def tutorial_file(page: str, name: str) -> str:
 
 
 WALKS = {
-    walk.__name__: walk for walk in (pick_particles, predict_elf, graphite, train_picker, train_elf)
+    walk.__name__: walk
+    for walk in (pick_particles, predict_elf, graphite, batch, models, train_picker, train_elf)
 }
 
 

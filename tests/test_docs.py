@@ -6,10 +6,13 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+import yaml
+import zarr
 from typer.testing import CliRunner
 
 import napari_vox3d as vox
@@ -57,6 +60,7 @@ def things(tmp_path_factory):
     crop = whole.values[:64, :96, :96]
     for name in ("tomogram.mrc", "tomograms/a.mrc", "tomograms/b.mrc"):
         vox.write_volume(folder / name, vox.Volume(crop, whole.voxel_size))
+    write_ome_zarr(folder / "tomogram.zarr", crop, whole.voxel_size)
     truth = truth.select((truth.indices < crop.shape).all(axis=1))
     truth = replace(truth, shape=crop.shape, tomogram="tomogram")
     for name in ("picks.star", "truth.star"):
@@ -67,6 +71,15 @@ def things(tmp_path_factory):
         (folder / name).write_text(poscar, "utf-8")
     vox.write_volume(folder / "CHGCAR", vox.superpose_atoms(folder / "POSCAR", spacing=0.4))
     return folder
+
+
+def write_ome_zarr(path, values, voxel_size):
+    scale = {"type": "scale", "scale": voxel_size.tolist()}
+    level = {"path": "0", "coordinateTransformations": [scale]}
+    axes = [{"name": name, "type": "space", "unit": "angstrom"} for name in "zyx"]
+    group = zarr.open_group(path, mode="w", zarr_format=2)
+    group.attrs["multiscales"] = [{"version": "0.4", "axes": axes, "datasets": [level]}]
+    group.create_array("0", data=values, chunks=(32, 32, 32))
 
 
 @pytest.fixture
@@ -88,7 +101,7 @@ def test_what_a_page_tells_people_to_type_works(page):
     names, said = {"__name__": "__main__"}, ""
     for block in blocks(page):
         where = f"{page.relative_to(ROOT)}:{block.line}"
-        if block.title.startswith(NOT_RUN):
+        if block.title.startswith(NOT_RUN) or block.language in {"yaml", "json"}:
             check_syntax(block, where)
         elif block.title == PRINTS:
             for line in filter(str.strip, block.text.splitlines()):
@@ -140,8 +153,6 @@ def check_syntax(block, where):
                               check=False)  # fmt: skip
         assert done.returncode == 0, f"{where}: {done.stderr}"
     elif block.language in {"yaml", "json"}:
-        import yaml
-
         yaml.safe_load(block.text)
 
 
@@ -199,6 +210,48 @@ def test_every_picture_is_shown_and_every_one_shown_is_made():
     kept = {path.stem for path in (DOCS / "images").glob("*.png")}
     assert shown == kept
     assert not [name for name in kept if f'"{name}"' not in made]
+
+
+def test_every_extra_is_told():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    told = (DOCS / "install.md").read_text("utf-8")
+    assert not [extra for extra in project["optional-dependencies"] if f"`{extra}`" not in told]
+
+
+def test_citation_and_version_agree():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text("utf-8"))
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    assert citation["version"] == project["version"] == vox.__version__
+    assert citation["license"] == project["license"]
+
+
+@pytest.mark.parametrize(
+    ("schema", "path"),
+    [
+        ("vendor.citation-file-format", "CITATION.cff"),
+        ("vendor.github-workflows", ".github/workflows/ci.yml"),
+        ("vendor.github-workflows", ".github/workflows/release.yml"),
+    ],
+)
+def test_files_for_others_follow_their_schema(schema, path):
+    if not (ROOT / path).exists():
+        pytest.skip("not a checkout")
+    check = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, ROOT / path]
+    done = subprocess.run(check, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout
+
+
+def test_windows_and_macs_need_neither_make_nor_apt():
+    if not (ROOT / ".github").exists():
+        pytest.skip("not a checkout")
+    workflow = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text("utf-8"))
+    tests = workflow["jobs"]["tests"]
+    matrix = tests["strategy"]["matrix"]
+    assert len(matrix["os"]) * len(matrix["python"]) == 9
+    for step in tests["steps"]:
+        if "scripts/" in step.get("run", "") or "apt" in step.get("run", ""):
+            assert step["if"] == "runner.os == 'Linux'"
+        assert "make" not in step.get("run", "")
 
 
 def test_figures_in_the_readme_are_those_of_the_cards():
