@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -116,16 +117,18 @@ class _Feeder:
         self._at_work[index] = future, worker
         future.add_done_callback(lambda done: self._events.put(partial(self._ended, index, done)))
 
-    def _hear(self, event: tuple[Any, tuple[int, int, int]]) -> None:
-        self._events.put(partial(self._moved, *event[1]))
+    def _hear(self, event: tuple[Any, tuple[Any, ...]]) -> None:
+        kind, *about = event[1]
+        self._events.put(partial(self._started if kind == "start" else self._tally.moved, *about))
 
-    def _moved(self, index: int, done: int, total: int) -> None:
-        if total:
-            self._tally.moved(index, done, total)
+    def _started(self, index: int, worker: str) -> None:
+        """Note which worker is at a task: another than was asked, if that one was lost."""
+        if index not in self._at_work:
             return
-        self._starts[index] += 1  # schedulers differ in how often they try
-        if self._starts[index] > ATTEMPTS and index in self._at_work:
-            future, _ = self._at_work[index]
+        future, _ = self._at_work[index]
+        self._at_work[index] = future, worker
+        self._starts[index] += 1
+        if self._starts[index] > ATTEMPTS:  # the scheduler would try more often
             self._lost(index)
             self._client.cancel([future], force=True)
 
@@ -147,7 +150,7 @@ class _Feeder:
             self._fail(index, what_went_wrong(error))
 
     def _lost(self, index: int) -> None:
-        self._fail(index, f"the worker at work was lost {ATTEMPTS} times (is there enough memory?)")
+        self._fail(index, "each worker that was at it was lost (is there enough memory?)")
 
     def _fail(self, index: int, reason: str) -> None:
         task = self._tasks[index]
@@ -157,16 +160,16 @@ class _Feeder:
 
     def _stop(self) -> None:
         """Have the workers give up what they are at, if anything."""
-        from distributed import wait
-
+        if self._client.status == "closed":
+            return
         self._client.unsubscribe_topic(self._topic)
         futures = [future for future, _ in self._at_work.values()]
-        if not futures or self._client.status == "closed":
+        if not futures:
             return
-        tell = threading.Thread(target=self._tell_workers, daemon=True)
-        tell.start()
-        with suppress(TimeoutError, OSError):
-            wait(futures, timeout=_PATIENCE)
+        threading.Thread(target=self._tell_workers, daemon=True).start()
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline and not all(future.done() for future in futures):
+            time.sleep(0.02)
         with suppress(TimeoutError, OSError):
             self._client.cancel(futures, force=True)
         for index in self._at_work:
@@ -193,10 +196,10 @@ def _carry_out_on_worker(index: int, task: Task, topic: str) -> Report:
     def tell(done: int, total: int) -> None:
         if topic in _cancelled:
             raise Cancelled("The batch was cancelled.")
-        worker.log_event(topic, (index, done, total))
+        worker.log_event(topic, ("moved", index, done, total))
 
     with _one_at_a_time:
-        tell(0, 0)
+        worker.log_event(topic, ("start", index, worker.address))
         torch.set_num_threads(worker.state.nthreads)
         return attempt(task.on(own_device(task.options.get("device", "auto"))), tell)
 
@@ -267,8 +270,7 @@ def queue_cluster(kind: str, config: str | Path | None = None) -> Iterator[Any]:
             f"There is no {command} on this machine; start the batch where jobs are sent from."
         )
     settings = {} if config is None else _settings(Path(config), kind)
-    limits = {"distributed.scheduler.allowed-failures": ATTEMPTS - 1}
-    with dask.config.set({**settings, **limits}):  # read again with each job
+    with dask.config.set(settings):  # read again with each job
         try:
             jobs = cluster()
         except (TypeError, ValueError) as error:
