@@ -1,0 +1,145 @@
+"""The *Explore a crystal* window: what is read off an ELF or a density once it is there."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from napari.layers import Image, Layer
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import QPushButton, QWidget
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.gui.controls import add_row, choose, drop_down, note, scrolled_form
+from napari_vox3d.gui.crystal_sections import (
+    Compare,
+    LineProfile,
+    Maxima,
+    Plane,
+    Save,
+    Section,
+    Supercell,
+    Surface,
+    Values,
+)
+from napari_vox3d.gui.layers import volume_from_layer
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_vox3d.volume import Volume
+
+SECTIONS: tuple[type[Section], ...] = (
+    Maxima,
+    Surface,
+    Plane,
+    LineProfile,
+    Compare,
+    Supercell,
+    Values,
+    Save,
+)
+OPEN_FIRST = (
+    "Open a CHGCAR, an ELFCAR or a cube file, or predict an ELF: Plugins › Predict ELF (vox3d)."
+)
+
+
+class ExploreCrystal(QWidget):
+    """Dock widget with the tools for a volume of a crystal.
+
+    Parameters
+    ----------
+    napari_viewer
+        Where volumes come from and results go.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__()
+        self.viewer = napari_viewer
+        self.source = drop_down(
+            "The ELF, density or potential of a crystal that is looked at.",
+            choices=lambda _=None: self.crystals(),
+        )
+        self.hint = note()
+        form = scrolled_form(self)
+        add_row(form, "Crystal", self.source)
+        form.addRow(self.hint)
+        self.sections = {section: section(self) for section in SECTIONS}
+        self.headings: dict[type[Section], QPushButton] = {}
+        for kind, section in self.sections.items():
+            self.headings[kind] = heading = QPushButton(toolTip=kind.about)
+            heading.setStyleSheet("text-align: left; padding: 4px;")
+            heading.clicked.connect(lambda _=False, kind=kind: self.toggle(kind))
+            form.addRow(heading)
+            form.addRow(section)
+        self.open: type[Section] | None = SECTIONS[0]
+        self.setMinimumHeight(420)
+        self.source.changed.connect(self._look)
+        self._look()
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers that are open now; napari calls this when they change."""
+        before = self.source.value
+        self.source.reset_choices()
+        for section in self.sections.values():
+            section.layers_changed()
+        if self.source.value is not before:
+            self._look()
+
+    def toggle(self, kind: type[Section]) -> None:
+        """Open a section and close the one that was open, or close this one."""
+        self.open = None if kind is self.open else kind
+        self._arrange()
+
+    def choose(self, layer: Layer) -> None:
+        """Look at this layer."""
+        choose(self.source, layer)
+
+    def crystals(self) -> list[Image]:
+        """Image layers that show a volume of a crystal, those that are seen first."""
+        found = [layer for layer in self.viewer.layers if _is_crystal(layer)]
+        return sorted(found, key=lambda layer: not layer.visible)
+
+    def volume(self) -> Volume:
+        """Return the volume that is looked at.
+
+        Raises
+        ------
+        Vox3dError
+            If there is none.
+        """
+        if self.source.value is None:
+            raise Vox3dError(OPEN_FIRST)
+        return volume_from_layer(self.source.value)
+
+    def _look(self, *_: Any) -> None:
+        there = self.source.value is not None
+        self.hint.setText("" if there else OPEN_FIRST)
+        self.hint.setVisible(not there)
+        for heading, section in zip(self.headings.values(), self.sections.values(), strict=True):
+            heading.setEnabled(there)
+            if there:
+                section.source_changed()
+        self._arrange()
+
+    def _arrange(self) -> None:
+        """Show the open section under its heading, and the headings of the others."""
+        there = self.source.value is not None
+        for kind, heading in self.headings.items():
+            is_open = there and kind is self.open
+            heading.setText(f"{'▾' if is_open else '▸'}  {kind.title}")
+            self.sections[kind].setVisible(is_open)
+            if is_open:
+                self.sections[kind].opened()
+
+
+def open_explorer(viewer: napari.viewer.Viewer, layer: Layer) -> None:
+    """Open the window beside the others, or find it open, and look at a layer there."""
+    _, window = viewer.window.add_plugin_dock_widget("napari-vox3d", "Explore a crystal")
+    window.choose(layer)
+    window.setFocus(Qt.FocusReason.OtherFocusReason)
+
+
+def _is_crystal(layer: Layer) -> bool:
+    held = layer.metadata.get("vox3d")
+    return isinstance(layer, Image) and isinstance(held, vox.Volume) and held.periodic
