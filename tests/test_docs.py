@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 import napari_vox3d as vox
 import napari_vox3d.terminal
 from napari_vox3d.cli import app
+from napari_vox3d.formats import PICK_FORMATS
 from napari_vox3d.models import ModelCard
 from napari_vox3d.models.registry import SHIPPED
 
@@ -165,6 +166,27 @@ def test_code_is_marked_with_its_language(page):
     known = {"python", "sh", "bash", "text", "yaml", "toml", "json", "bibtex", "console"}
     assert {fence.split()[0] for fence in fences[::2]} <= known, page
     assert len(fences) == 2 * len(list(blocks(page))), f"{page}: a fence is not understood"
+
+
+# Italics in tutorials and how-tos are what a reader sees on the screen; these napari itself says.
+NAPARI_SAYS = {
+    "File", "Open Sample", "Open File(s)…", "Save Selected Layers…", "Plugins", "vox3d",
+    "Add points", "Select points", "2D/3D", "iso threshold",
+}  # fmt: skip
+
+
+def test_what_a_reader_is_told_to_click_is_on_the_screen():
+    package = Path(vox.__file__).parent
+    sources = [*package.glob("gui/*.py"), package / "napari.yaml",
+               package / "networks" / "catalogue.py", *SHIPPED.glob("*.json")]  # fmt: skip
+    screen = "".join(path.read_text("utf-8") for path in sources)
+    screen += "".join(f"{known.title} (*{known.suffix})" for known in PICK_FORMATS.values())
+    for page in [*DOCS.glob("tutorials/*.md"), *DOCS.glob("howto/*.md")]:
+        text = FENCE.sub("", page.read_text("utf-8")).replace("\\*", "∗")
+        for phrase in re.findall(r"(?<![*\w])\*([^*\s][^*]*?)\*(?!\*)", text):
+            for part in " ".join(phrase.split()).replace("∗", "*").split(" › "):
+                known = part in NAPARI_SAYS or part in screen or part.removeprefix("New ") in screen
+                assert known, f"{page.name}: {part!r} is nowhere on the screen"
 
 
 @pytest.fixture(scope="module")
