@@ -10,6 +10,7 @@ from napari_vox3d.training.inputs import (
     particle_classes,
     read_examples,
     read_true_elf,
+    read_true_elfs,
 )
 
 SHAPE = (10, 12, 14)
@@ -123,3 +124,30 @@ def test_what_is_no_elf_is_refused(tmp_path, tomograms):
     vox.write_volume(tmp_path / "ELFCAR", elf(np.full((4, 4, 4), 3.0)))
     with pytest.raises(FormatError, match="between 0 and 1"):
         read_true_elf(tmp_path / "ELFCAR")
+
+
+def test_true_elfs_of_folders_and_shards(tmp_path):
+    from recipes.elf_data.shards import sample, write_shard
+    from recipes.elf_data.structures import Structure
+
+    atoms = bulk("Si")
+    elf = vox.predict_elf(atoms, "promolecule", shape=(16, 16, 16))
+    (tmp_path / "some" / "deep").mkdir(parents=True)
+    vox.write_volume(tmp_path / "some" / "deep" / "ELFCAR", elf)
+    values = elf.values.T
+    structure = Structure("Si-0", "covalent", "diamond", "known", "plain", atoms)
+    write_shard(tmp_path / "some" / "shard.zip", [sample(structure, 0 * values, values)])
+    file, shard = read_true_elfs([tmp_path / "some"])
+    assert shard.name == "Si-0"
+    assert shard.atoms.get_chemical_symbols() == ["Si", "Si"]
+    assert file.shape == (16, 16, 16)
+    assert abs(shard.values.mean() - file.values.mean()) < 0.01
+    assert len(read_true_elfs([tmp_path / "some" / "shard.zip", tmp_path / "some"])) == 3
+
+
+@pytest.mark.parametrize("name", ["empty", "broken.zip"])
+def test_folders_without_elfs_and_broken_shards_are_named(tmp_path, name):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "broken.zip").write_text("nothing")
+    with pytest.raises(FormatError, match=rf"{name}.*(holds no file like|is no shard)"):
+        read_true_elfs([tmp_path / name])

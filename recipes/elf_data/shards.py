@@ -29,11 +29,9 @@ from napari_vox3d import Volume
 from napari_vox3d.density import superpose_atoms
 from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
 from napari_vox3d.formats import write_aside
+from napari_vox3d.training.elf_shards import CHANGE_STEP, ELF_STEP, FAINT, read_shard
 
 SPACING = 0.2  # Å
-ELF_STEP = 1 / 500
-CHANGE_STEP = 0.02
-FAINT = 1e-3  # e/Å³
 CRYSTALS_IN_A_SHARD = 250
 
 Codes = NDArray[np.int16]
@@ -105,21 +103,8 @@ def write_shard(path: Path, crystals: Sequence[Crystal]) -> None:
 def read_shards(paths: Iterable[Path]) -> Iterator[Crystal]:
     """Read the crystals of some shards, one after another."""
     for path in paths:
-        with zipfile.ZipFile(path) as archive:
-            records = json.loads(archive.read("crystals.json"))
-            elf, change = (
-                np.load(BytesIO(archive.read(f"{name}.npy"))) for name in ("elf", "change")
-            )
-        start = 0
-        for record in records:
-            shape = tuple(record.pop("shape"))
-            part = slice(start, start + int(np.prod(shape)))
-            start = part.stop
-            yield _crystal(
-                from_record(record),
-                _decoded(elf[part], shape) * ELF_STEP,
-                np.sinh(_decoded(change[part], shape) * CHANGE_STEP) * FAINT,
-            )
+        for record, elf, change in read_shard(path):
+            yield _crystal(from_record(record), elf, change)
 
 
 def _encoded(values: NDArray[np.floating]) -> Codes:
@@ -128,13 +113,6 @@ def _encoded(values: NDArray[np.floating]) -> Codes:
     for axis in range(3):
         codes = np.diff(codes, axis=axis, prepend=np.int16(0))
     return codes.ravel()
-
-
-def _decoded(codes: Codes, shape: tuple[int, int, int]) -> NDArray[np.float64]:
-    values = codes.reshape(shape)
-    for axis in range(3):
-        values = np.cumsum(values, axis=axis, dtype=np.int16)
-    return values.astype(np.float64)
 
 
 def pack(results: Sequence[Path], folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -27,7 +28,7 @@ from napari_vox3d.training.inputs import (
     known_radii,
     particle_classes,
     read_examples,
-    read_true_elf,
+    read_true_elfs,
 )
 
 if TYPE_CHECKING:
@@ -124,10 +125,24 @@ def train(
 def train_elf(
     elfs: Annotated[
         list[Path],
-        typer.Argument(help="True ELFs with atoms: ELFCAR or cube files.", show_default=False),
+        typer.Argument(
+            help="True ELFs with atoms: ELFCAR or cube files, shards, or folders of them.",
+            show_default=False,
+        ),
     ],
     network: Annotated[str, typer.Option(help=f"Network to train: {_names('elf')}.")] = "ckconv",
     size: Size = "small",
+    losses: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What is minimised: voxel, gradient, cdf or soft-cdf, peak; or NAME=WEIGHT "
+            "(repeat it). Default: voxel, gradient, cdf and peak."
+        ),
+    ] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(help="Folder for prepared crystals, if they are too many for the memory."),
+    ] = None,
     minutes: Minutes = None,
     steps: Steps = None,
     seed: Seed = 0,
@@ -137,14 +152,35 @@ def train_elf(
 ) -> None:
     """Train an ELF model on crystals whose true ELF is known.
 
-    Ctrl-C keeps what was learnt; the same command goes on from there.
+    Ctrl-C keeps what was learnt; the same command goes on from there. Over several graphics cards:
+    torchrun --nproc-per-node 4 --no-python vox3d train-elf …
     """
     with one_line_errors():
         draft = _draft(name, output, "my-elf")
         _check_network(network, "elf", size)
-        volumes = [read_true_elf(path) for path in elfs]
-        _train(draft, vox.train_elf, volumes, network=network, size=size,
-               minutes=minutes, steps=steps, seed=seed, device=device)  # fmt: skip
+        options: dict[str, Any] = {"network": network, "size": size, "minutes": minutes,
+                                   "steps": steps, "seed": seed, "device": device}  # fmt: skip
+        if losses:
+            options["losses"] = _weights(losses)
+        if cache is not None:
+            options["cache"] = cache
+        volumes = read_true_elfs(elfs)
+        if os.environ.get("RANK", "0") != "0":  # torchrun started it to help the first process
+            vox.train_elf(volumes, checkpoint=draft.checkpoint, name=draft.name, **options)
+            return
+        _train(draft, vox.train_elf, volumes, **options)
+
+
+def _weights(losses: list[str]) -> dict[str, float]:
+    """Weights by name, from NAME or NAME=WEIGHT."""
+    weights = {}
+    for text in losses:
+        name, _, weight = text.partition("=")
+        try:
+            weights[name] = float(weight or 1)
+        except ValueError:
+            raise typer.BadParameter(f"{text!r}: give NAME or NAME=WEIGHT.") from None
+    return weights
 
 
 def evaluate(

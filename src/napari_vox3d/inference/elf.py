@@ -318,10 +318,11 @@ def _by_network(
     shape = _network_shape(grid, needs.spacing) if tables is None else elfnet_shape(grid.lattice)
     density, said = _density(given, grid, card, shape, tables)
     network = model.network(place)
-    values = network_inputs(density, shape, needs.channels)
-    cell = grid.cell
-    if tables is not None:  # ELFNet's arrays run along a, b, c
-        values, cell = values.transpose(0, 3, 2, 1).copy(), cell[::-1]
+    if tables is None:
+        values, cell = network_inputs(density, shape, needs.channels), grid.cell
+    else:  # ELFNet's arrays run along a, b, c
+        turned = np.asarray(density.values, np.float32).T
+        values, cell = np.stack([turned for _ in needs.channels]), grid.cell[::-1]
     inputs = torch.from_numpy(values)[None].to(place)
     elf, scale = _run(network, inputs, dtype, cell, report)
     settings: dict[str, Any] = {

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from napari_vox3d.networks.ckconv_net import CKConvNet
 
 _REDUCTION = 16
+_SMALLEST_SQUARE = 1e-3  # of χ: where it vanishes the logit is 7
 _FLAT_NAMES = ("flat_resnet", "flat", "flatresnet", "resnet", "flat_resnet3d")
 
 
@@ -269,6 +270,10 @@ class ELFPredictor(nn.Module):
         Å that the kernels of a `CKConvNet` reach.
     error_head
         Whether it also says how far off it may be; the head is trained after everything else.
+    residual
+        Number of an input channel that holds asinh χ, where 1 / (1 + χ²) is the Tsirelson–Stash
+        ELF, such as 5 of `density_invariants`: the network then learns what is to be added to the
+        logit of that ELF. None: it learns the ELF itself.
 
     Attributes
     ----------
@@ -278,7 +283,7 @@ class ELFPredictor(nn.Module):
     Raises
     ------
     ModelError
-        If `backbone` is another one.
+        If `backbone` is another one, or there is no channel `residual`.
     ValueError
         If `reach` is not positive.
     """
@@ -294,8 +299,12 @@ class ELFPredictor(nn.Module):
         use_checkpoint: bool = False,
         reach: float = 3.0,
         error_head: bool = False,
+        residual: int | None = None,
     ) -> None:
         super().__init__()
+        if residual is not None and not 0 <= residual < in_ch:
+            raise ModelError(f"There is no input channel {residual}; there are {in_ch}.")
+        self.residual = residual
         self.eta_vox = nn.Parameter(torch.zeros(()))
         self.eta_grad = nn.Parameter(torch.zeros(()))
         self.eta_hist = nn.Parameter(torch.zeros(()))
@@ -339,7 +348,15 @@ class ELFPredictor(nn.Module):
         """
         features = self.net.features(sad, lattice)
         aux = [] if self.error is None else [self.error(features)]
-        return self.net.head(features), aux
+        return self.answer(features, sad), aux
+
+    def answer(self, features: Tensor, sad: Tensor) -> Tensor:
+        """ELF (B, 1, D, H, W) from what the head sees, and from the input in residual form."""
+        if self.residual is None:
+            return self.net.head(features)
+        to_logits, to_elf = self.net.head
+        square = torch.sinh(sad[:, self.residual : self.residual + 1].float()) ** 2
+        return to_elf(to_logits(features) - torch.log(square + _SMALLEST_SQUARE))
 
     @torch.no_grad()
     def predict_elf(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,9 +13,11 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.elf import predict_elf
 from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec, Source
 from napari_vox3d.networks.catalogue import Size, find_architecture
-from napari_vox3d.training.elf_examples import prepare_example
+from napari_vox3d.training.elf_errors import known_range
+from napari_vox3d.training.elf_examples import ExampleStore, Prepared, prepare_example
 from napari_vox3d.training.elf_fit import fit_elf
 from napari_vox3d.training.loop import Progress
+from napari_vox3d.training.losses import DEFAULT_TERMS
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -31,9 +33,12 @@ def train_elf(
     size: Size = "small",
     channels: Sequence[str] = ("invariants",),
     spacing: float = 0.25,
+    losses: Sequence[str] | Mapping[str, float] = DEFAULT_TERMS,
     minutes: float | None = None,
     steps: int | None = None,
     device: str = "auto",
+    precision: str = "auto",
+    cache: str | Path | None = None,
     seed: int = 0,
     progress: Progress | None = None,
     on_step: Callable[[int, float], None] | None = None,
@@ -60,11 +65,19 @@ def train_elf(
         What the network is given, see `napari_vox3d.inference.elf_inputs.network_inputs`.
     spacing
         Å between the points of the grids it is trained on.
+    losses
+        What is minimised, balanced by learnt weights: names, or weights to begin with by name, see
+        `napari_vox3d.training.losses.Objective`.
     minutes, steps
         How long to train, whichever ends first; without either 10 minutes. The learning rate
         falls to zero by then.
     device
-        As for `napari_vox3d.predict_elf`.
+        As for `napari_vox3d.predict_elf`; under ``torchrun`` each process takes a graphics card.
+    precision
+        As for `fit_elf`.
+    cache
+        Folder for prepared crystals: for more of them than memory holds, or to prepare them once
+        for several trainings.
     seed
         The same seed and number of steps give the same model on one machine.
     progress
@@ -88,7 +101,7 @@ def train_elf(
     ------
     Vox3dError
         If there is nothing to learn from, an ELF has no atoms, is not periodic or does not lie
-        between 0 and 1, or an element has no atomic density.
+        between 0 and 1, an element has no atomic density, or there is no such loss.
     ModelError
         If there is no such network, size or channel, or the checkpoint belongs to another
         training.
@@ -109,16 +122,21 @@ def train_elf(
             progress(done, total)
 
     training, held_out = _split(elfs)
-    examples = []
+    store = None if cache is None else ExampleStore(cache, channels, spacing)
+    examples: list[Prepared] = []
     for elf in training:
         report(*last)
-        examples.append(prepare_example(elf, channels, spacing))
+        examples.append(
+            prepare_example(elf, channels, spacing) if store is None else store.prepare(elf)
+        )
     trained, steps_made = fit_elf(
         examples,
         arguments=arguments,
+        losses=losses,
         minutes=minutes,
         steps=steps,
         device=device,
+        precision=precision,
         seed=seed,
         checkpoint=checkpoint,
         progress=report,
@@ -131,11 +149,12 @@ def train_elf(
         arguments=arguments,
         channels=channels,
         spacing=spacing,
+        known=known_range(examples, _elements(training)),
         training=_account(training, held_out, steps_made, spacing),
     )
     if not held_out:
         return model
-    median = float(np.median(np.concatenate([e.elf.numpy().ravel() for e in examples])))
+    median = float(np.median(np.concatenate([e.load().elf.numpy().ravel() for e in examples])))
     table = _errors(model, held_out, median, spacing, device, lambda: report(*last))
     return model.with_card(model.card.model_copy(update={"metrics": [table]}))
 
@@ -194,6 +213,10 @@ def _split(elfs: Sequence[Volume]) -> tuple[list[Volume], list[Volume]]:
     held = set(list(dict.fromkeys(compositions))[_HOLD_OUT - 1 :: _HOLD_OUT])
     pairs = list(zip(elfs, compositions, strict=True))
     return [elf for elf, c in pairs if c not in held], [elf for elf, c in pairs if c in held]
+
+
+def _elements(elfs: Sequence[Volume]) -> set[str]:
+    return {s for elf in elfs if elf.atoms is not None for s in elf.atoms.get_chemical_symbols()}
 
 
 def _composition(elf: Volume) -> str:

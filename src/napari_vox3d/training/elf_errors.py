@@ -94,7 +94,7 @@ def _points(network: ELFPredictor, examples: Sequence[Prepared]) -> tuple[Tensor
     features, errors = [], []
     for example in (each.load() for each in examples):
         seen = network.net.features(example.inputs[None], example.lattice[None])
-        error = (network.net.head(seen)[0] - example.elf).abs().flatten()
+        error = (network.answer(seen, example.inputs[None])[0] - example.elf).abs().flatten()
         chosen = torch.randint(len(error), (_POINTS,))
         features.append(seen[0].flatten(1)[:, chosen])
         errors.append(error[chosen])

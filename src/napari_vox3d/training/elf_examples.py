@@ -300,7 +300,7 @@ def redescribed(batch: Example, rng: random.Random) -> Example:
     )
 
 
-def noisy(batch: Example, deviation: Tensor, amount: float) -> Example:
-    """Add noise to the inputs, in proportion to the (channels,) deviations."""
-    noise = amount * deviation[:, None, None, None] * torch.randn_like(batch.inputs)
+def noisy(batch: Example, amounts: Tensor) -> Example:
+    """Add noise of (channels,) standard deviations to the inputs."""
+    noise = amounts[:, None, None, None] * torch.randn_like(batch.inputs)
     return Example(batch.inputs + noise, batch.sad, batch.elf, batch.lattice)

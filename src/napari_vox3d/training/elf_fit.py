@@ -176,7 +176,10 @@ def _drawn(
     batch = stacked(members)
     if network.net.knows_one_spacing:  # others treat redescribed crystals alike
         batch = redescribed(batch, random.Random(chances))
-    return noisy(batch, deviation, _NOISE)
+    amounts = _NOISE * deviation
+    if network.residual is not None:  # what is added to must be right
+        amounts[network.residual] = 0
+    return noisy(batch, amounts)
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ from napari_vox3d.volume import Volume
 
 Example = tuple[Volume, Picks]
 
+_TRUE_ELFS = ("ELFCAR*", "*.cube", "*.zip")
+
 
 def read_examples(
     tomograms: Sequence[str | Path],
@@ -161,3 +163,31 @@ def read_true_elf(path: str | Path) -> Volume:
             path, f"holds values from {low:.3g} to {high:.3g}; an ELF lies between 0 and 1"
         )
     return volume
+
+
+def read_true_elfs(paths: Iterable[str | Path]) -> list[Volume]:
+    """Read ELFs to learn from.
+
+    Parameters
+    ----------
+    paths
+        Files as for `read_true_elf`; shards of `recipes/elf_data` (.zip); and folders, of which
+        every ``ELFCAR*``, ``*.cube`` and ``*.zip`` is read, those in folders inside too.
+
+    Raises
+    ------
+    FormatError
+        If a file holds no ELF, or there is none in a folder.
+    """
+    from napari_vox3d.training.elf_shards import shard_elfs
+
+    elfs: list[Volume] = []
+    for path in map(Path, paths):
+        files = [path]
+        if path.is_dir():
+            files = sorted(file for name in _TRUE_ELFS for file in path.rglob(name))
+            if not files:
+                raise FormatError(path, f"holds no file like {', '.join(_TRUE_ELFS)}")
+        for file in files:
+            elfs += shard_elfs(file) if file.suffix == ".zip" else [read_true_elf(file)]
+    return elfs
