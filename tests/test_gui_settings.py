@@ -4,8 +4,10 @@ from weakref import ref
 import pytest
 import yaml
 from napari.settings import get_plugin_settings, get_settings
+from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_vox3d.gui import settings
+from napari_vox3d.gui.controls import ComputeOptions
 from napari_vox3d.gui.settings import recall, remember, watch
 
 
@@ -84,3 +86,14 @@ def test_a_change_is_heard_as_long_as_there_is_a_listener(qtbot):
 def test_nothing_is_heard_before_napari_has_plugin_settings(monkeypatch):
     monkeypatch.setattr(settings, "_plugin_settings", lambda: None)
     watch("computing", "device", Listener().hear)
+
+
+def test_open_windows_follow_the_preferences(qtbot):
+    window = QWidget()
+    qtbot.addWidget(window)
+    options = ComputeOptions(window, QFormLayout(window))
+    assert options.arguments() == {"device": "auto", "precision": "auto"}
+    get_plugin_settings("napari-vox3d").computing.precision = "float32"
+    qtbot.waitUntil(lambda: options.precision.value == "float32")
+    assert options.arguments()["precision"] == "float32"  # and it does not set them back
+    assert recall("computing")["precision"] == "float32"

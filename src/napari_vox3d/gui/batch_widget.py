@@ -22,9 +22,11 @@ from napari_vox3d.gui.controls import (
     ModelChoice,
     add_row,
     choose,
+    distance_box,
     drop_down,
     note,
     scrolled_form,
+    spacing_box,
 )
 from napari_vox3d.gui.file_table import FileTable
 from napari_vox3d.gui.layers import (
@@ -76,24 +78,12 @@ class RunBatch(QWidget):
             task: ModelChoice(task, recall(task).get("model", "")) for task in ("picking", "elf")
         }
         self.thresholds = QWidget(toolTip="Score that a pick of each class needs.")
-        self.min_distance = FloatSpinBox(
-            min=0, max=2000, step=10, value=recall("picking").get("min_distance", 0),
-            tooltip="Least distance between two picks of a class. At 0 it is what the model says, "
-            "most often the particle's radius.",
-        )  # fmt: skip
-        self.min_distance.native.setSpecialValueText("by class")
-        self.min_distance.native.setSuffix(" Å")
+        self.min_distance = distance_box()
         self.contrast = drop_down(
             "How particles look against the solvent.",
             choices=("dark particles", "bright particles"),
         )
-        self.spacing = FloatSpinBox(
-            min=0, max=1, step=0.05, value=recall("elf").get("spacing", 0),
-            tooltip="Distance between grid points. At the lowest value the ELF comes on the grid "
-            "of each source; a structure has none and gets the model's.",
-        )  # fmt: skip
-        self.spacing.native.setSpecialValueText("as the source")
-        self.spacing.native.setSuffix(" Å")
+        self.spacing = spacing_box()
         self.folder = FileEdit(
             mode="d", tooltip="Where the results go, one file for each source, named after it."
         )

@@ -62,7 +62,12 @@ def _input(card: ModelCard) -> dict[str, str]:
         given = card.input
         return {"Made for": f"{given.contrast} particles, voxels of {given.voxel_size:g} Å"}
     grid = card.input.spacing
-    return {"Made for": "any grid" if grid is None else f"grids of {grid:g} Å"}
+    return {
+        "Made for": "any grid" if grid is None else f"grids of {grid:g} Å",
+        "Computed from": card.input.source,
+        "Elements seen": ", ".join(card.known.elements) if card.known else "",
+        "Error band": card.uncertainty.data if card.uncertainty else "",
+    }
 
 
 def _metrics(card: ModelCard) -> str:

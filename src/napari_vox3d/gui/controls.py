@@ -65,6 +65,36 @@ def voxel_size_box() -> FloatSpinBox:
     return box
 
 
+def distance_box() -> FloatSpinBox:
+    """Make a box for the least distance between two picks; 0 is the one of each class."""
+    box = FloatSpinBox(
+        min=0,
+        max=2000,
+        step=10,
+        value=recall("picking").get("min_distance", 0),
+        tooltip="Least distance between two picks of a class. At 0 it is what the model says, "
+        "most often the particle's radius.",
+    )
+    box.native.setSpecialValueText("by class")
+    box.native.setSuffix(" Å")
+    return box
+
+
+def spacing_box() -> FloatSpinBox:
+    """Make a box for the distance between grid points; 0 is that of the source."""
+    box = FloatSpinBox(
+        min=0,
+        max=1,
+        step=0.05,
+        value=recall("elf").get("spacing", 0),
+        tooltip="Distance between grid points. At the lowest value the ELF comes on the grid "
+        "of the source; a structure has none and gets the model's.",
+    )
+    box.native.setSpecialValueText("as the source")
+    box.native.setSuffix(" Å")
+    return box
+
+
 def note(text: str = "") -> QLabel:
     """Make a line of text that wraps."""
     label = QLabel(text)

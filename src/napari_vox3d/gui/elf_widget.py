@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import FileEdit, FloatSpinBox
+from magicgui.widgets import FileEdit
 from napari.layers import Image, Layer
-from qtpy.QtWidgets import QWidget
+from qtpy.QtWidgets import QPushButton, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
@@ -21,6 +21,7 @@ from napari_vox3d.gui.controls import (
     drop_down,
     note,
     scrolled_form,
+    spacing_box,
 )
 from napari_vox3d.gui.layers import (
     atoms_from_layer,
@@ -65,20 +66,18 @@ class PredictELF(QWidget):
             tooltip="POSCAR, CONTCAR, CIF, or a density such as CHGCAR; it need not be open.",
         )
         self.model = ModelChoice("elf", remembered.get("model", ""))
-        self.spacing = FloatSpinBox(
-            min=0,
-            max=1,
-            step=0.05,
-            value=remembered.get("spacing", 0),
-            tooltip="Distance between grid points. At the lowest value the ELF comes on the grid "
-            "of the source; a structure has none and gets the model's.",
-        )
-        self.spacing.native.setSpecialValueText("as the source")
-        self.spacing.native.setSuffix(" Å")
+        self.spacing = spacing_box()
         self.run = RunControl(
             "Predict ELF", self._start, "Predict in the background; press again to cancel."
         )
         self.result = note()
+        self.explore = QPushButton(
+            "Explore this ELF…",
+            toolTip="Find its bonds and lone pairs, see surfaces and planes, compare, save.",
+        )
+        self.explore.clicked.connect(self._explore)
+        self.explore.hide()
+        self._predicted: Layer | None = None
         self.copy = CopyButtons(self.current_run)
         self._form = form = scrolled_form(self)
         add_row(form, "Source", self.source)
@@ -88,6 +87,7 @@ class PredictELF(QWidget):
         self.computing = ComputeOptions(self, form)
         form.addRow(self.run)
         form.addRow(self.result)
+        form.addRow(self.explore)
         form.addRow(self.copy)
         self.source.changed.connect(self._offer_file)
         self.reset_choices()
@@ -144,8 +144,9 @@ class PredictELF(QWidget):
         card = self._card()
         remember("elf", model=self.model.chosen, spacing=self.spacing.value)
         self.result.clear()
+        # The default is another model for an electron density, if there is one for it.
         self.run.run(
-            _predict_elf, source, card.name, spacing=spacing, **self.computing.arguments(),
+            _predict_elf, source, "default" if card.default else card.name, spacing=spacing, **self.computing.arguments(),
             then=partial(self._show, self.source.value, card.title, time.monotonic()),
         )  # fmt: skip
 
@@ -171,7 +172,8 @@ class PredictELF(QWidget):
     def _show(self, source: Layer | str, title: str, started: float, elf: Volume) -> None:
         image, *structure = volume_layers([elf]) if source == FILE else [volume_layer(elf)]
         above = [n for n, layer in enumerate(self._viewer.layers, 1) if isinstance(layer, Image)]
-        self._viewer.layers.insert(max(above, default=0), Layer.create(*image))
+        self._predicted = Layer.create(*image)
+        self._viewer.layers.insert(max(above, default=0), self._predicted)
         for layer in structure:
             self._viewer.add_layer(Layer.create(*layer))
         if isinstance(source, Image):
@@ -179,11 +181,22 @@ class PredictELF(QWidget):
         grid = "×".join(map(str, elf.shape))
         low, high = np.min(elf.values), np.max(elf.values)
         what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"
-        given = elf.metadata["provenance"]["input"]
-        self.result.setText(
+        made = elf.metadata["provenance"]
+        titles = {card.name: card.title for card in vox.list_models("elf")}
+        title = titles.get(elf.metadata.get("run", {}).get("model"), title)
+        words = [
             f"ELF{what} on {grid} points, from {low:.3f} to {high:.3f}, by “{title}” in "
-            f"{time.monotonic() - started:.1f} s. Input: {given}."
-        )
+            f"{time.monotonic() - started:.1f} s. Input: {made['input']}."
+        ]
+        if "expected error" in made:
+            words.append(f"Expected error: {made['expected error']:.3f} on average.")
+        self.result.setText(" ".join(words + made.get("notes", [])))
+        self.explore.show()
+
+    def _explore(self) -> None:
+        from napari_vox3d.gui.elf_tools_widget import open_explorer
+
+        open_explorer(self._viewer, self._predicted)
 
 
 def _has_crystal(layer: Layer) -> bool:

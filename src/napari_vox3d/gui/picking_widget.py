@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from magicgui.widgets import CheckBox, FloatSlider, FloatSpinBox, PushButton, RangeSlider
+from magicgui.widgets import CheckBox, FloatSlider, PushButton, RangeSlider
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
@@ -25,6 +25,7 @@ from napari_vox3d.gui.controls import (
     ModelChoice,
     add_row,
     choose,
+    distance_box,
     drop_down,
     note,
     scrolled_form,
@@ -113,16 +114,7 @@ class PickParticles(QWidget):
         self.classes = QWidget(
             toolTip="Classes to show, the score a pick of each needs, and the number of picks."
         )
-        self.min_distance = FloatSpinBox(
-            min=0,
-            max=2000,
-            step=10,
-            value=remembered.get("min_distance", 0),
-            tooltip="Least distance between two picks of a class. Applied at once. At 0 it is "
-            "what the model says, most often the particle's radius.",
-        )
-        self.min_distance.native.setSpecialValueText("by class")
-        self.min_distance.native.setSuffix(" Å")
+        self.min_distance = distance_box()
         self.region = drop_down(
             "Pick in the whole tomogram, or in the box around what is drawn in a Shapes layer "
             "(around the selected shapes, if some are selected).",
@@ -414,6 +406,8 @@ class PickParticles(QWidget):
         if not path:
             return
         suffix = PICK_FORMATS[FILE_FORMATS[chosen]].suffix
+        if FILE_FORMATS[chosen] == "copick-project" and Path(path).is_file():
+            suffix = Path(path).suffix  # a project of any name is written into
         if not path.lower().endswith(suffix):  # a_info.json also of a.json
             path = path.removesuffix("." + suffix.rpartition(".")[2]) + suffix
         try:
