@@ -137,6 +137,47 @@ def test_convert_between_pick_formats_keeps_positions(run, tomogram, tmp_path):
     np.testing.assert_allclose(again.positions, picks.positions, atol=1e-2)
 
 
+def test_convert_and_info_of_several_tomograms(run, tomogram, tmp_path):
+    frame = {"voxel_size": 10, "shape": (40, 48, 56)}
+    parts = [
+        vox.Picks.from_indices([[n, 2, 3]] * n, "1", tomogram=f"TS_0{n}", **frame) for n in (1, 2)
+    ]
+    vox.write_pick_collection(tmp_path / "all.star", parts)
+    result = run("info", tmp_path / "all.star")
+    assert "TS_01" in result.output
+    assert "TS_02" in result.output
+    result = run("convert", tmp_path / "all.star", tmp_path / "all.tbl")
+    assert "3 picks of 2 tomograms" in result.output, result.output
+    _, second = vox.read_pick_collection(tmp_path / "all.tbl")
+    np.testing.assert_allclose(second.indices, [[2, 2, 3]] * 2, atol=1e-4)
+    result = run("convert", f"{tmp_path}/all.star::TS_02", tmp_path / "one.csv")
+    assert vox.read_picks(tmp_path / "one.csv").tomogram == "TS_02"
+    result = run("convert", tmp_path / "all.star", tmp_path / "all.coords")
+    assert result.exit_code == 2
+    assert "holds picks of one tomogram, and there are 2" in result.stderr.replace("\n", " ")
+
+
+@pytest.mark.parametrize(("keep", "expected"), [("angstrom", 2), ("voxels", 1)])
+def test_convert_says_what_stays_of_picks_from_another_grid(
+    run, tomogram, tmp_path, keep, expected
+):
+    picks = vox.Picks.from_indices([[1, 1, 1]], "1", voxel_size=20.0, shape=(40, 48, 56))
+    vox.write_picks(tmp_path / "p.star", picks)
+    words = (
+        "convert",
+        tmp_path / "p.star",
+        tmp_path / "p.csv",
+        "--volume",
+        tomogram,
+        "--keep",
+        keep,
+    )
+    with pytest.warns(UserWarning, match="made on 40 × 48 × 56 voxels of 20 Å"):
+        assert run(*words).exit_code == 0
+    moved = vox.read_picks(tmp_path / "p.csv", vox.read_volume(tomogram))
+    np.testing.assert_allclose(moved.indices, [[expected] * 3], atol=1e-4)
+
+
 def test_convert_keeps_spin_channels_and_augmentation(run, tmp_path):
     source = Path(__file__).parent / "data" / "vasp" / "CHGCAR.dummy_spin"
     result = run("convert", source, tmp_path / "CHGCAR")
@@ -293,10 +334,12 @@ def test_train_elf(run, trained, poscar, tmp_path):
     elf = vox.Volume(elf.values / elf.values.max(), elf.step, quantity="elf", periodic=True,
                      atoms=elf.atoms)  # fmt: skip
     vox.write_volume(tmp_path / "ELFCAR", elf)
-    result = run("train-elf", tmp_path / "ELFCAR", "--network", "ckconv", "--name", "mine")
+    result = run("train-elf", tmp_path / "ELFCAR", "--network", "ckconv", "--name", "mine",
+                 "--losses", "voxel", "--losses", "peak=2")  # fmt: skip
     assert result.exit_code == 0, result.output + result.stderr
     (call,) = trained["runs"]
     assert (call["network"], call["size"], call["name"]) == ("ckconv", "small", "mine")
+    assert call["losses"] == {"voxel": 1.0, "peak": 2.0}
     assert call["examples"][0].quantity == "elf"
     assert "vox3d elf --model mine" in result.output
     vox.write_volume(tmp_path / "CHGCAR", vox.superpose_atoms(poscar, spacing=0.5))

@@ -127,6 +127,7 @@ def test_a_part_of_a_file_is_no_crash(tmp_path, name):
     ("name", "expected"),
     [
         ("a.STAR", "relion5"), ("TS_01_info.json", "eman2"), ("info.json", "copick"),
+        ("config.json", "copick-project"), ("czii_config.json", "copick-project"),
         ("a.b.tbl", "dynamo"), ("a.txt", "imod-points"), ("a.mrc", None), ("info", None),
     ],
 )  # fmt: skip

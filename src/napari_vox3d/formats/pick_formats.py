@@ -61,7 +61,7 @@ PICK_FORMATS: dict[str, PickFormat] = {
         "copick", ".json", "copick", "one", "angstrom", scores=True, angles=True, needs=(),
     ),
     "copick-project": PickFormat(
-        "copick project", "config.json", "copick_project", "names", "angstrom", scores=True,
+        "copick project", "_config.json", "copick_project", "names", "angstrom", scores=True,
         angles=True, radii=True, several_tomograms=True, needs=(),
     ),
     "dynamo": PickFormat(
@@ -86,6 +86,8 @@ PICK_FORMATS: dict[str, PickFormat] = {
 def pick_format_by_name(path: Path) -> str | None:
     """Name of the format that the file's name says, or None; the longest suffix decides."""
     name = path.name.lower()
+    if name == "config.json":  # what the documents of copick call it
+        return "copick-project"
     fitting = [key for key, known in PICK_FORMATS.items() if name.endswith(known.suffix)]
     return max(fitting, key=lambda key: len(PICK_FORMATS[key].suffix), default=None)
 
