@@ -204,7 +204,8 @@ def test_an_unknown_voxel_size_is_told_every_time(tmp_path, notifications):
         *("LOCPOT.xz", "POSCAR", "CONTCAR", "POSCAR_relaxed", "POSCAR.orig", "mp-149.CHGCAR"),
         *("Si_CHGCAR", "CHGCAR_mag", "ELFCAR_diff", "CHGCAR_final", "CHGCAR.ncl", "Fe.chgcar"),
         *("a.mrc", "A.MRC", "a.rec", "a.map.gz", "a.ali", "a.st", "a.mrcs", "a.ccp4", "a.mrc.bz2"),
-        *("a.tif", "a.ome.tif", "DAPI.TIFF", "a.cub", "a.cube", "a.cube.gz", "a.vasp", "a.vasp.xz", "a.cif", "a.star", "a.json", "a.coords"),
+        *("a.tif", "a.ome.tif", "DAPI.TIFF", "a.cub", "a.cube", "a.cube.gz", "a.vasp"),
+        *("a.vasp.xz", "a.cif", "a.star", "a.json", "a.coords"),
         *("a.tbl", "a.mod", "a.cbox", "a.ndjson", "TS_01_info.json", "my_points.txt"),
     ],
 )

@@ -351,7 +351,8 @@ def _write_plain(path: Path, file: IO[bytes], volume: Volume) -> None:
     file.write(header.tobytes())
     statistics = _Statistics()
     for slab in _slabs(path, volume, np.dtype(_DTYPES[mode]).newbyteorder("<")):
-        statistics.add(slab)
+        for plane in slab:  # a slab of chunks is large, and the sums need float64
+            statistics.add(plane)
         file.write(slab.data)
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = statistics.result()
     file.seek(0)
