@@ -9,6 +9,7 @@ from napari.layers import Image, Layer, Points, Shapes
 
 import napari_vox3d as vox
 from napari_vox3d.density import tsirelson_stash_elf
+from napari_vox3d.gui import crystal_measures as measures
 from napari_vox3d.gui import crystal_sections as pages
 from napari_vox3d.gui.elf_tools_widget import ExploreCrystal
 from napari_vox3d.gui.layers import picks_from_layer, volume_layers
@@ -192,7 +193,7 @@ def test_a_plane_without_indices_is_one_message(with_silicon, errors):
 
 def test_a_profile_is_drawn_and_plotted(with_silicon, errors):
     viewer, widget = with_silicon
-    page = widget.sections[pages.LineProfile]
+    page = widget.sections[measures.LineProfile]
     page.show_profile()
     assert "2.351 Å" in page.result.text()
     line = viewer.layers["Si ELF profile"]
@@ -211,7 +212,7 @@ def test_a_profile_is_drawn_and_plotted(with_silicon, errors):
 
 def test_two_clicked_atoms_give_the_profile(with_silicon):
     viewer, widget = with_silicon
-    page = widget.sections[pages.LineProfile]
+    page = widget.sections[measures.LineProfile]
     page.pick.setChecked(True)
     assert page.take_click in viewer.mouse_drag_callbacks
     atoms = next(layer for layer in viewer.layers if isinstance(layer, Points))
@@ -233,7 +234,7 @@ def test_a_difference_to_a_layer_on_another_grid(with_silicon, qtbot, silicon):
     viewer, widget = with_silicon
     coarse = tsirelson_stash_elf(vox.superpose_atoms(silicon.atoms, spacing=0.15))
     add(viewer, volume_layers([coarse.with_values(coarse.values + 0.1, name="coarse")]))
-    page = widget.sections[pages.Compare]
+    page = widget.sections[measures.Compare]
     page.reference.value = viewer.layers["coarse"]
     wait(qtbot, page.run)
     said = float(page.result.text().split()[3].rstrip(","))
@@ -246,8 +247,8 @@ def test_a_difference_to_a_layer_on_another_grid(with_silicon, qtbot, silicon):
 
 def test_a_difference_to_a_file(with_silicon, qtbot, silicon, tmp_path, errors):
     _, widget = with_silicon
-    page = widget.sections[pages.Compare]
-    page.reference.value = pages.FILE
+    page = widget.sections[measures.Compare]
+    page.reference.value = measures.FILE
     wait(qtbot, page.run)
     assert "Choose a reference" in errors[0].message
     vox.write_volume(tmp_path / "ELFCAR", silicon.with_values(silicon.values * 0.5))
@@ -258,7 +259,7 @@ def test_a_difference_to_a_file(with_silicon, qtbot, silicon, tmp_path, errors):
 
 def test_a_supercell_is_looked_at(with_silicon, silicon):
     viewer, widget = with_silicon
-    page = widget.sections[pages.Supercell]
+    page = widget.sections[measures.Supercell]
     for box, count in zip(page.repeats, (2, 1, 3), strict=True):
         box.setValue(count)
     page.tile()
@@ -272,8 +273,8 @@ def test_a_supercell_is_looked_at(with_silicon, silicon):
 def test_values_and_electrons(opened, silicon):
     viewer, widget = opened
     add(viewer, volume_layers([vox.superpose_atoms(silicon.atoms)]))
-    widget.toggle(pages.Values)
-    page = widget.sections[pages.Values]
+    widget.toggle(measures.Values)
+    page = widget.sections[measures.Values]
     assert "Electrons: 8.000" in page.text.text()
     page.plot._pointed = 0
     assert "voxels" in page.plot.caption
@@ -282,7 +283,7 @@ def test_values_and_electrons(opened, silicon):
 @pytest.mark.parametrize("name", ["ELFCAR", "elf.cube", "elf.xsf"])
 def test_the_native_grid_is_saved(with_silicon, silicon, name, tmp_path):
     _, widget = with_silicon
-    page = widget.sections[pages.Save]
+    page = widget.sections[measures.Save]
     assert page.file.value.name == "ELFCAR"
     page.file.value = tmp_path / name
     page.save()
@@ -297,7 +298,7 @@ def test_all_channels_of_a_file_are_saved(opened, tmp_path):
     with as_file(files("napari_vox3d.gui") / "sample_data" / "graphite_ELFCAR.gz") as path:
         volumes = vox.read_volumes(path)
     add(viewer, volume_layers(volumes))
-    page = widget.sections[pages.Save]
+    page = widget.sections[measures.Save]
     page.file.value = tmp_path / "ELFCAR"
     page.save()
     assert "2 channels" in page.result.text()
@@ -310,7 +311,7 @@ def test_all_channels_of_a_file_are_saved(opened, tmp_path):
 
 def test_a_name_of_no_format_is_one_message(with_silicon, errors, tmp_path):
     _, widget = with_silicon
-    page = widget.sections[pages.Save]
+    page = widget.sections[measures.Save]
     page.file.value = tmp_path / "elf.doc"
     page.save()
     assert "name of a volume file" in errors[0].message

@@ -143,6 +143,16 @@ def test_predicting_in_a_window(docked, qtbot, inference):
     assert "new ELF" in viewer.layers
 
 
+def test_a_prediction_can_be_explored(docked, qtbot, inference):
+    viewer, widget = docked
+    add(viewer, volume_layers([magnesium()]))
+    assert widget.explore.isHidden()
+    press_and_wait(qtbot, widget)
+    widget.explore.click()
+    explorer = viewer.window.dock_widgets["Explore a crystal (napari-vox3d)"]
+    assert explorer.source.value is viewer.layers["new ELF"]
+
+
 def test_every_control_has_a_tooltip(opened):
     _, widget = opened
     controls = (widget.source, widget.file, widget.spacing)

@@ -11,17 +11,8 @@ from qtpy.QtWidgets import QPushButton, QWidget
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import add_row, choose, drop_down, note, scrolled_form
-from napari_vox3d.gui.crystal_sections import (
-    Compare,
-    LineProfile,
-    Maxima,
-    Plane,
-    Save,
-    Section,
-    Supercell,
-    Surface,
-    Values,
-)
+from napari_vox3d.gui.crystal_measures import Compare, LineProfile, Save, Supercell, Values
+from napari_vox3d.gui.crystal_sections import Maxima, Plane, Section, Surface
 from napari_vox3d.gui.layers import volume_from_layer
 
 if TYPE_CHECKING:
