@@ -276,6 +276,9 @@ def test_each_task_has_its_files(window, tomograms, tmp_path):
     assert names(window) == []
     window.files.add([tmp_path / "POSCAR"])
     assert window.folder.value == tmp_path / "elf"
+    assert window.current_run().model == "default"  # it may be another for a CHGCAR
+    choose(window.models["elf"].menu, "promolecule")
+    assert window.current_run().model == "promolecule"
     window.task.value = "picking"
     assert len(names(window)) == 4
     window.files.add([tmp_path / "POSCAR"])

@@ -179,7 +179,9 @@ class RunBatch(QWidget):
         card, (function, sources) = self.card, FUNCTIONS[self.task.value]
         paths = [str(path) for path in self.files.paths]
         arguments = {sources: paths, "folder": str(self._folder()), **self._options()}
-        return Run(function, "", arguments, model=card.name, sha256=card.sha256 or "")
+        model = _name_for_all(card)
+        sha256 = card.sha256 if model == card.name else None
+        return Run(function, "", arguments, model=model, sha256=sha256 or "")
 
     def _options(self) -> dict[str, Any]:
         """Keyword arguments of the batch functions that differ from the defaults."""
@@ -236,7 +238,7 @@ class RunBatch(QWidget):
         self._lock(True)
         self._look.start()
         self.run.run(
-            _run_batch, function, paths, folder, card.name, on_outcome=self._news.append,
+            _run_batch, function, paths, folder, _name_for_all(card), on_outcome=self._news.append,
             then=partial(self._finish, folder), **options,
         )  # fmt: skip
 
@@ -383,6 +385,11 @@ class RunBatch(QWidget):
 
 OUTCOMES = ("done", "skipped", "failed")
 OPEN_STATES = ("waiting", "running")
+
+
+def _name_for_all(card: ModelCard) -> str:
+    """Name that each file finds its model by: the default ELF model may depend on the source."""
+    return "default" if card.task == "elf" and card.default else card.name
 
 
 def _file_of(layer: Layer) -> Path | None:

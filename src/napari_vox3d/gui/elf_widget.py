@@ -146,7 +146,8 @@ class PredictELF(QWidget):
         self.result.clear()
         # The default is another model for an electron density, if there is one for it.
         self.run.run(
-            _predict_elf, source, "default" if card.default else card.name, spacing=spacing, **self.computing.arguments(),
+            _predict_elf, source, "default" if card.default else card.name,
+            spacing=spacing, **self.computing.arguments(),
             then=partial(self._show, self.source.value, card.title, time.monotonic()),
         )  # fmt: skip
 
