@@ -126,7 +126,9 @@ class PredictELF(QWidget):
             precision=(computing["precision"], "auto"),
         )
         source_name = name or self.source.value.name
-        return Run("predict_elf", source_name, arguments, model=card.name, sha256=card.sha256 or "")
+        model = _asked_for(card)
+        sha256 = "" if model == "default" else card.sha256 or ""
+        return Run("predict_elf", source_name, arguments, model=model, sha256=sha256)
 
     def _sources(self, _: object = None) -> list[Layer | str]:
         return [layer for layer in self._viewer.layers if _has_crystal(layer)] + [FILE]
@@ -144,9 +146,8 @@ class PredictELF(QWidget):
         card = self._card()
         remember("elf", model=self.model.chosen, spacing=self.spacing.value)
         self.result.clear()
-        # The default is another model for an electron density, if there is one for it.
         self.run.run(
-            _predict_elf, source, "default" if card.default else card.name,
+            _predict_elf, source, _asked_for(card),
             spacing=spacing, **self.computing.arguments(),
             then=partial(self._show, self.source.value, card.title, time.monotonic()),
         )  # fmt: skip
@@ -198,6 +199,12 @@ class PredictELF(QWidget):
         from napari_vox3d.gui.elf_tools_widget import open_explorer
 
         open_explorer(self._viewer, self._predicted)
+
+
+def _asked_for(card: ModelCard) -> str:
+    """Name to predict by: the default is another model for an electron density, if there is one."""
+    several = any(each.default and each.needs_density for each in vox.list_models("elf"))
+    return "default" if card.default and several else card.name
 
 
 def _has_crystal(layer: Layer) -> bool:
