@@ -4,8 +4,10 @@ import torch
 
 from napari_vox3d import networks
 from napari_vox3d.errors import ModelError
-from napari_vox3d.networks.ckconv_net import CKConvNet
+from napari_vox3d.networks.ckconv import CartesianCKConv3d
+from napari_vox3d.networks.ckconv_net import CKConvNet, PeriodicCKConv3d
 from napari_vox3d.networks.flat_resnet import ELFPredictor
+from napari_vox3d.networks.fourier import PeriodicFilter
 from napari_vox3d.networks.slabs import count_ticks, in_slabs
 from napari_vox3d.training.elf_fit import balance_inputs
 
@@ -224,3 +226,41 @@ def test_weights_and_arguments_are_enough_to_build_it_again(model, crystal):
     np.testing.assert_array_equal(
         again.predict_elf(crystal, CELL).numpy(), model.predict_elf(crystal, CELL).numpy()
     )
+
+
+def test_radial_kernel_is_the_limit_of_the_kernel_on_finer_grids():
+    torch.manual_seed(0)
+    radial = PeriodicCKConv3d(8, 3.0)
+    summed = CartesianCKConv3d(8, 3.0)
+    summed.load_state_dict(radial.state_dict())
+    differences = []
+    for size in (12, 24, 36):
+        angle = torch.arange(size) / size * 2 * torch.pi
+        values = torch.cos(angle[:, None, None] + 2 * angle[:, None] - angle) + torch.sin(angle)
+        values = values.expand(1, 8, -1, -1, -1).contiguous()
+        with torch.no_grad():
+            differences.append((radial(values, CELL) - summed(values, CELL)).abs().max().item())
+    assert differences[0] > 3 * differences[1] > 3 * differences[2]
+
+
+@pytest.mark.parametrize("shape", [(4, 5, 6), (5, 4, 3)])
+def test_filter_has_the_gradients_of_its_transforms(shape):
+    torch.manual_seed(0)
+    x = torch.rand(2, 2, *shape, dtype=torch.float64, requires_grad=True)
+    spread = torch.rand(1, 2, *shape, dtype=torch.float64)
+    even = spread + spread.flip((2, 3, 4)).roll((1, 1, 1), (2, 3, 4))  # its waves are real
+    spectrum = torch.fft.rfftn(even, dim=(2, 3, 4)).real.requires_grad_()
+    assert torch.autograd.gradcheck(PeriodicFilter.apply, (x, spectrum))
+
+
+def test_residual_form_begins_at_the_elf_of_its_channel():
+    predictor = ELFPredictor(in_ch=2, base=8, blocks=1, backbone="ckconv", residual=1)
+    torch.nn.init.zeros_(predictor.net.head[0].weight)
+    torch.nn.init.zeros_(predictor.net.head[0].bias)
+    chi = torch.linspace(-3, 3, 60).reshape(1, 1, 3, 4, 5)
+    inputs = torch.cat([torch.rand_like(chi), torch.asinh(chi)], 1)
+    with torch.no_grad():
+        elf, _ = predictor(inputs, CELL)
+    torch.testing.assert_close(elf, 1 / (1 + chi**2), atol=2e-3, rtol=0)
+    with pytest.raises(ModelError, match="no input channel 2; there are 2"):
+        ELFPredictor(in_ch=2, residual=2)

@@ -96,6 +96,22 @@ def test_training_goes_on_from_a_checkpoint(elfs, tmp_path):
     assert steps == [3]
 
 
+def test_losses_are_chosen_and_prepared_crystals_are_kept(elfs, tmp_path):
+    options = {"channels": ["sad"], "network": "flat-resnet"}
+    plain = train(elfs[:2], **options, losses=["voxel"])
+    cached = train(elfs[:2], **options, losses=["voxel"], cache=tmp_path / "prepared")
+    other = train(elfs[:2], **options, losses={"gradient": 1.0, "soft-cdf": 2.0})
+    assert len(list((tmp_path / "prepared").iterdir())) == 2
+    one, same, different = (m.network().net.stem[0].weight for m in (plain, cached, other))
+    assert (one - same).abs().max() < 0.1 * (one - different).abs().max()
+
+
+def test_card_says_which_elements_were_seen(elfs):
+    known = train(elfs[:3]).card.known
+    assert known.elements == ["Na", "Al", "Si"]
+    assert len(known.lowest) == len(known.highest) == 24
+
+
 @pytest.mark.parametrize(
     ("given", "options", "kind", "message"),
     [
@@ -104,6 +120,8 @@ def test_training_goes_on_from_a_checkpoint(elfs, tmp_path):
         (None, {"network": "unet"}, ModelError, "no network 'unet' for elf"),
         (None, {"size": "huge"}, ModelError, "'small' or 'large'"),
         (None, {"channels": ["taste"]}, ModelError, "taste"),
+        (None, {"losses": ["taste"]}, Vox3dError, "No loss is called 'taste'"),
+        (None, {"precision": "float8"}, InferenceError, "float8"),
         (None, {"spacing": 0.0}, Vox3dError, "positive length"),
         (None, {"device": "cuda:77"}, InferenceError, "cuda:77"),
     ],
