@@ -291,6 +291,11 @@ def test_hydrogen_with_many_neighbours_is_an_ion(metal, places, kind):
     assert found.labels.tolist() == [kind]
 
 
+def test_a_maximum_beyond_hydrogen_is_its_bond():
+    atoms = Atoms("CH", [[3, 3, 3], [4.1, 3, 3]], cell=CUBIC, pbc=True)
+    assert find_maxima(hills(CUBIC, [[4.6, 3, 3]], [0.9], atoms)).labels.tolist() == ["bond"]
+
+
 def test_stretched_hydrogen_is_bonded():
     atoms = Atoms("H2", [[2.6, 3, 3], [3.4, 3, 3]], cell=CUBIC, pbc=True)
     assert find_maxima(hills(CUBIC, [[3, 3, 3]], [0.99], atoms)).labels.tolist() == ["bond"]

@@ -277,7 +277,7 @@ def test_values_and_electrons(opened, silicon):
     page = widget.sections[measures.Values]
     assert "Electrons: 8.000" in page.text.text()
     page.plot._pointed = 0
-    assert "voxels" in page.plot.caption
+    assert "% of the volume" in page.plot.caption
 
 
 @pytest.mark.parametrize("name", ["ELFCAR", "elf.cube", "elf.xsf"])

@@ -28,12 +28,11 @@ KINDS = ("core", "bond", "lone pair", "interstitial")
 
 _CORE = 0.5  # covalent radii: cores end here
 _BONDED = 1.25  # sums of covalent radii: longer distances are no bonds
-_SLACK = 0.4  # Å beyond the sum of covalent radii that are bonded too, for the small ones
+_SLACK = 0.4  # Å beyond the covalent radii: what small atoms, hydrogen above all, reach as well
 _DETOUR = 1.2  # lengths of a bond: the longest way by a maximum between the atoms
 _REACH = 1.25  # covalent radii: a maximum farther from an atom is not of that atom
 _AS_NEAR = 1.1  # times as far, in covalent radii: atoms that share a void
 _VOID = 4  # atoms about a void; three may have a bond in common
-_SHELL = 0.35  # Å around hydrogen: a maximum there is its own shell
 _IN_HYDRIDE = 3  # neighbours of hydrogen that is an ion; two may have a bridge in common
 
 
@@ -62,9 +61,10 @@ def find_maxima(
     * core: within r/2 of an atom (hydrogen and helium have none);
     * bond: between atoms A and B no farther apart than 1.25 (r_A + r_B), or r_A + r_B + 0.4 Å for
       small ones, the way from A over the maximum to B being no longer than 1.2 A–B (ion pairs
-      are not told from polar bonds). Hydrogen with three or more such neighbours is an ion: its
-      own maximum is a lone pair. A maximum with four or more atoms about equally near, up to
-      10 % in units of r, lies in a void between them and in no bond;
+      are not told from polar bonds). The maximum of hydrogen, up to 0.4 Å beyond its radius, is
+      one too, unless it has three or more such neighbours and is an ion. A maximum with four or
+      more atoms about equally near, up to 10 % in units of r, lies in a void between them and in
+      no bond;
     * interstitial: in such a void, or farther than 1.25 r from every atom;
     * lone pair: on one atom and not in its bonds; shells around an ion are here too.
 
@@ -171,7 +171,7 @@ class _Surroundings:
             return "lone pair"
         if np.count_nonzero(nearness <= _AS_NEAR * nearness[first]) >= _VOID:
             return "interstitial"
-        if not cores[first] and distances[first] < _SHELL:  # hydrogen
+        if not cores[first] and distances[first] < radii[first] + _SLACK:  # hydrogen
             partners = _bonded(places, radii)[first].sum()
             return "bond" if 0 < partners < _IN_HYDRIDE else "lone pair"
         between = distances[:, None] + distances <= _DETOUR * _lengths(places)

@@ -216,7 +216,7 @@ class Values(Section):
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
         self.text = note()
-        self.plot = Plot("How many voxels have which value; point at it to read the numbers.")
+        self.plot = Plot("Share of the volume, in %, that has a value; point at it to read it.")
         self.form.addRow(self.text)
         self.form.addRow(self.plot)
         self._known: Layer | None = None
@@ -246,7 +246,8 @@ class Values(Section):
         if found.not_numbers:
             parts.append(f"{found.not_numbers} voxels hold no number.")
         self.text.setText("\n".join(parts))
-        self.plot.show_bars(found.edges, found.counts.astype(float), "{x:.4g}: {y:.0f} voxels")
+        share = 100 * found.counts / found.counts.sum()
+        self.plot.show_bars(found.edges, share, "{x:.4g}: {y:.2f} % of the volume")
         self._known = layer
 
 
