@@ -97,8 +97,7 @@ def correct(viewer: napari.Viewer) -> None:
     picks, truth = viewer.layers["simulated_tomogram picks"], viewer.layers["true particles"]
     kinds = truth.features["class"].to_numpy(object)
     nearest, _ = cKDTree(picks.data).query(truth.data)
-    central = abs(truth.data[:, 0] - 48) < 20  # slices
-    missed = int(np.argmax(np.where(central, nearest, 0)))
+    missed = int(np.argmax(nearest / truth.size))
     viewer.dims.set_point(0, truth.data_to_world(truth.data[missed])[0])
     same = np.flatnonzero(picks.features["class"].to_numpy(object) == kinds[missed])
     picks.selected_data = {int(same[0])}  # a new point takes after the one selected last
@@ -137,6 +136,8 @@ def graphite() -> None:
     with window() as viewer:
         viewer.open_sample("napari-vox3d", "graphite")
         show_atoms(viewer)
+        viewer.scene.camera.zoom *= 0.8
+        settle()
         slice_ = middle(viewer.screenshot(flash=False), *HALF)
         in_3d(viewer, zoom=58, angles=(20, 60, 10))
         space = middle(viewer.screenshot(flash=False), *HALF)
@@ -166,11 +167,12 @@ def show_atoms(viewer: napari.Viewer) -> None:
 
 
 def show_page(explorer: Any, title: str) -> Any:
-    """Open a page of *Explore a crystal*."""
-    page = explorer.sections[title]
-    explorer.pages.setCurrentWidget(page)
+    """Open a part of *Explore a crystal*."""
+    page = next(kind for kind in explorer.sections if kind.title == title)
+    if explorer.open is not page:
+        explorer.headings[page].click()
     settle()
-    return page
+    return explorer.sections[page]
 
 
 def batch() -> None:
