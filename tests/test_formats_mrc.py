@@ -314,7 +314,7 @@ def test_a_mapped_volume_may_be_written_over_itself(path):
     np.testing.assert_array_equal(read_volume(path).values, ramp((7, 5, 6)))
 
 
-def test_large_volumes_are_fetched_in_slabs(path):
+def test_large_volumes_are_fetched_in_slabs_and_never_two_at_once(path):
     class Lazy:
         """Stands for a dask array: knows its shape and dtype, gives slices."""
 
@@ -325,9 +325,13 @@ def test_large_volumes_are_fetched_in_slabs(path):
             Lazy.largest = max(Lazy.largest, piece.nbytes)
             return piece
 
+    tracemalloc.start()
     write_volume(path, Volume(Lazy(), 10))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
     assert path.stat().st_size == 1024 + 64 * 512 * 512 * 4
     assert Lazy.largest <= 1 << 24
+    assert peak < 1.5 * (1 << 24)
 
 
 def test_oblique_grids_are_refused_with_a_way_out(path):

@@ -106,7 +106,8 @@ def test_slabs_are_whole_layers_of_chunks_as_far_as_memory_goes():
         lazy = da.zeros(shape, dtype=np.float32, chunks=(chunk, -1, -1))
         return next(Volume(lazy, 10).slabs()).stop
 
-    assert thickness((640, 512, 512), 128) == 256  # of 1 MB each
+    assert thickness((640, 512, 512), 128) == 128  # of 1 MB each
+    assert thickness((640, 512, 512), 3) == 15
     assert thickness((640, 1024, 1024), 128) == 64
     mapped = Volume(np.broadcast_to(np.float32(0), (640, 1024, 1024)), 10)
     assert next(mapped.slabs()).stop == 4

@@ -206,17 +206,16 @@ class Volume:
     def slabs(self) -> Iterator[slice]:
         """Ranges along z to read one after another, so that a large array is never whole.
 
-        Of about 16 MB; of an array in chunks whole layers of them, as far as 256 MB go.
+        Of about 16 MB; of an array in chunks at least a whole layer of them, if that is not more
+        than 256 MB.
         """
         depth, height, width = self.shape
         plane = max(1, self.values.dtype.itemsize * height * width)
         edges = _chunk_edges(self.values)
-        if edges is None:
-            thickness = max(1, _SLAB_BYTES // plane)
-        else:
+        thickness = max(1, _SLAB_BYTES // plane)
+        if edges is not None:
             layer = max(b - a for a, b in pairwise(edges[0]))
-            thickness = max(1, _LAYER_BYTES // plane)
-            thickness = layer * (thickness // layer) or thickness
+            thickness = layer * (thickness // layer) or min(layer, max(1, _LAYER_BYTES // plane))
         for start in range(0, depth, thickness):
             yield slice(start, min(start + thickness, depth))
 

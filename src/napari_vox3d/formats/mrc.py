@@ -10,7 +10,6 @@ from __future__ import annotations
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -350,27 +349,28 @@ def _write_plain(path: Path, file: IO[bytes], volume: Volume) -> None:
     header["label"][: len(labels)] = labels
     file.write(header.tobytes())
     statistics = _Statistics()
-    for slab in _slabs(path, volume, np.dtype(_DTYPES[mode]).newbyteorder("<")):
+    stored_as = np.dtype(_DTYPES[mode]).newbyteorder("<")
+    for part in volume.slabs():  # so that a mapped, dask or zarr array is never whole
+        slab = _contiguous(path, np.asarray(volume.values[part]), stored_as)
         for plane in slab:  # a slab of chunks is large, and the sums need float64
             statistics.add(plane)
         file.write(slab.data)
+        del slab, plane  # before the next one is read
     header["dmin"], header["dmax"], header["dmean"], header["rms"] = statistics.result()
     file.seek(0)
     file.write(header.tobytes())
 
 
-def _slabs(path: Path, volume: Volume, dtype: np.dtype[Any]) -> Iterator[NDArray[Any]]:
-    """Contiguous pieces along z, so that a mapped, dask or zarr array is never whole."""
-    for part in volume.slabs():
-        slab = np.asarray(volume.values[part])
-        rounded = slab.dtype.kind in "iu" and dtype.kind == "f" and slab.size
-        if rounded and max(-int(slab.min()), int(slab.max())) > _LARGEST_INTEGER:
-            raise FormatError(
-                path,
-                f"holds integers beyond ±{_LARGEST_INTEGER}, which MRC cannot keep apart",
-                hint="Number the labels anew, or convert them to float32.",
-            )
-        yield np.ascontiguousarray(slab, dtype)
+def _contiguous(path: Path, slab: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values as they are written."""
+    rounded = slab.dtype.kind in "iu" and dtype.kind == "f" and slab.size
+    if rounded and max(-int(slab.min()), int(slab.max())) > _LARGEST_INTEGER:
+        raise FormatError(
+            path,
+            f"holds integers beyond ±{_LARGEST_INTEGER}, which MRC cannot keep apart",
+            hint="Number the labels anew, or convert them to float32.",
+        )
+    return np.ascontiguousarray(slab, dtype)
 
 
 class _Statistics:
