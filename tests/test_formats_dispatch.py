@@ -91,6 +91,16 @@ def test_a_structure_is_no_volume(tmp_path, name):
         read_volumes(path)
 
 
+@pytest.mark.parametrize(
+    "after", ["", "\n 0 0 0\n 0 0 0\n", "\n  0.1E-02  0.2E-02  0.3E-02\n  0.1  0.2  0.3\n"]
+)
+def test_whole_positions_and_velocities_are_no_grid(tmp_path, after):
+    path = tmp_path / "NaCl.vasp"
+    path.write_text(POSCAR.replace("0.5 0.5 0.5", "1 1 1") + after)
+    assert kind_of(path) == "structure"
+    assert len(read_atoms(path)) == 2
+
+
 def test_a_vasp_file_with_a_grid_is_a_volume(tmp_path):
     for name in ("SAD.vasp", "CHGCAR.spin", "Fe_CHGCAR", "CHGCAR_slash", "ELFCAR", "data"):
         path = tmp_path / name

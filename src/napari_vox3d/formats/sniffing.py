@@ -102,11 +102,19 @@ def _atom_count(lines: list[list[str]]) -> int | None:
 
 
 def _has_grid(path: Path) -> bool:
-    """True if a line of three integers stands alone soon after the positions of a POSCAR."""
+    """True if soon after the positions of a POSCAR come a blank line, grid sizes and values."""
     with open_bytes(path) as file:
         atoms = _atom_count([_line(file) for _ in range(7)]) or 0
         for _ in range(atoms):
             file.readline(_LONGEST_LINE)
         rest = islice(iter(lambda: file.readline(_LONGEST_LINE), b""), 8)
         lines = [line.decode("ascii", "replace").split() for line in rest]
-    return any(len(words) == 3 and len(_numbers(words, int)) == 3 for words in lines)
+    return any(
+        not blank and _are_grid_sizes(sizes) and bool(_numbers(values))
+        for blank, sizes, values in zip(lines, lines[1:], lines[2:], strict=False)
+    )
+
+
+def _are_grid_sizes(words: list[str]) -> bool:
+    sizes = _numbers(words, int)
+    return len(words) == len(sizes) == 3 and min(sizes) > 0

@@ -1,0 +1,60 @@
+"""What reading a file begins with: its address, whether it may be read, the module of its format."""
+
+from __future__ import annotations
+
+import lzma
+import os
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from napari_vox3d.errors import FormatError
+
+
+def split_address(path: str | Path) -> tuple[Path, str]:
+    """Split ``FILE::PART`` into the file and what is meant of it, often nothing."""
+    if "::" not in str(path) or Path(path).exists():
+        return Path(path), ""
+    file, _, part = str(path).partition("::")
+    return Path(file), part
+
+
+def format_module(name: str) -> Any:
+    """Module of a format, imported when it is first needed."""
+    return import_module(f"{__package__}.{name}")
+
+
+def readable(path: str | Path) -> Path:
+    """Return the path if there is a file, or a zarr folder, with content that may be read."""
+    path = Path(path)
+    try:
+        if path.is_dir():
+            if format_module("ome_zarr").is_zarr(path):
+                return path
+            raise FormatError(path, "is a folder", hint="Give a file or an OME-Zarr folder.")
+        if not path.exists():
+            raise FormatError(path, "does not exist")
+        empty = path.stat().st_size == 0
+    except OSError as error:
+        raise FormatError(path, f"cannot be opened ({error.strerror})") from error
+    if empty:
+        raise FormatError(path, "is empty")
+    if not os.access(path, os.R_OK):
+        raise FormatError(path, "may not be read (permission denied)")
+    return path
+
+
+@contextmanager
+def clear_errors(path: Path) -> Iterator[None]:
+    """Turn what damaged compressed data and the file system raise into a `FormatError`."""
+    try:
+        yield
+    except (EOFError, zlib.error, lzma.LZMAError) as error:
+        raise FormatError(path, f"holds damaged compressed data ({error})") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(path, "is not the text file that its name promises") from error
+    except OSError as error:
+        raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
