@@ -46,7 +46,7 @@ def refit(layer: Points, volume: Volume, by: Literal["angstrom", "voxels"]) -> N
     Vox3dError
         If voxel indices are to stay, and the picks know no voxel size.
     """
-    picks = picks_from_layer(layer).as_made().moved_to(volume, by)
+    picks = picks_from_layer(layer, rejected=True).as_made().moved_to(volume, by)
     data, looks, _ = picks_layer(picks, volume)
     with layer.events.blocker_all():  # until all of it fits together
         layer.units, layer.axis_labels = looks["units"], looks["axis_labels"]

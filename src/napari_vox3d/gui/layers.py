@@ -32,6 +32,7 @@ FRAME = {"units": "angstrom", "axis_labels": ("z", "y", "x")}
 # In a slice each sphere is the disc in which the plane cuts it.
 SPHERES = {"shading": "spherical", "projection_mode": "rescale_spherical"}
 CELL_COLOUR = (0.6, 0.65, 0.7, 1.0)
+REVIEW = "review"  # feature of picks that were reviewed; rejected ones stay in the layer
 DEFAULT_DIAMETER = 150.0  # Å, for picks of unknown size: between an enzyme and a ribosome
 
 
@@ -343,7 +344,7 @@ def volume_from_layer(layer: Image, point: Sequence[float] | None = None) -> Vol
 
 
 def picks_from_layer(layer: Points, tomogram: Image | Volume | None = None, *,
-                     unnamed: str = "particle") -> Picks:  # fmt: skip
+                     unnamed: str = "particle", rejected: bool = False) -> Picks:  # fmt: skip
     """Picks of a points layer as the user left them: moved, added and deleted points count.
 
     Parameters
@@ -356,6 +357,8 @@ def picks_from_layer(layer: Points, tomogram: Image | Volume | None = None, *,
         shape and voxel size. Default: the layer's own scale.
     unnamed
         Class of the points that have none.
+    rejected
+        Whether to include picks that were rejected in a review.
 
     Returns
     -------
@@ -394,10 +397,38 @@ def picks_from_layer(layer: Points, tomogram: Image | Volume | None = None, *,
         radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step[-1]),
         **frame,
     )
+    if REVIEW in features and not rejected:
+        picks = picks.select((features[REVIEW] != "rejected").to_numpy())
     run = Run.from_metadata(before.metadata)
     if run is None or same_picks(picks, before):
         return picks
     return replace(picks, metadata={**picks.metadata, **replace(run, edited=True).as_metadata()})
+
+
+def points_in_layer(layer: Points, picks: Picks, volume: Volume | None = None
+                    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:  # fmt: skip
+    """Data and sizes that picks have in a layer, as `picks_from_layer` reads them.
+
+    Parameters
+    ----------
+    layer
+        Points layer.
+    picks
+        Picks with radii.
+    volume
+        What their positions are relative to. Default: the layer itself.
+
+    Returns
+    -------
+    data
+        (N, 3) in the coordinates of the layer.
+    size
+        (N,) diameters.
+    """
+    step, origin, _ = _geometry(layer)
+    shift = np.zeros(3) if volume is None else volume.origin - origin
+    radii = np.full(len(picks), DEFAULT_DIAMETER / 2) if picks.radii is None else picks.radii
+    return (picks.positions + shift) @ np.linalg.inv(step), 2 * radii / np.linalg.norm(step[-1])
 
 
 def atoms_from_layer(layer: Layer) -> Atoms:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
+from weakref import WeakSet
 
 import numpy as np
 from napari.layers import Layer, Points
+from psygnal import Signal
 
 import napari_vox3d as vox
-from napari_vox3d.gui.layers import picks_layer, score_layer, show_whole_spheres
+from napari_vox3d.gui.layers import REVIEW, picks_layer, score_layer, show_whole_spheres
 
 if TYPE_CHECKING:
     import napari
@@ -47,7 +49,12 @@ class LivePicks:
         Number of picks of each class that is shown.
     layer
         The points layer, or None.
+    searched
+        Signal, emitted when picks were found at other thresholds.
     """
+
+    searched = Signal()
+    _all: ClassVar[WeakSet[LivePicks]] = WeakSet()
 
     def __init__(
         self,
@@ -64,6 +71,14 @@ class LivePicks:
         self.layer: Points | None = None if before is None else before.layer
         self._as_shown = () if before is None else before._as_shown
         self._score_layers: list[Layer] = [] if before is None else before._score_layers
+        if before is not None:
+            self._all.discard(before)
+        self._all.add(self)
+
+    @classmethod
+    def of(cls, layer: Layer) -> LivePicks | None:
+        """What is found in the score maps that a layer shows picks of, if it does."""
+        return next((live for live in cls._all if live.layer is layer and live.choices), None)
 
     @property
     def present(self) -> bool:
@@ -72,8 +87,13 @@ class LivePicks:
 
     @property
     def edited(self) -> bool:
-        """Whether somebody moved, added, deleted or renamed picks since they were shown."""
-        return not all(map(np.array_equal, _content(self.layer), self._as_shown))
+        """Whether somebody moved, added, deleted, renamed or reviewed picks that were shown."""
+        reviewed = REVIEW in self.layer.features and (self.layer.features[REVIEW] != "").any()
+        return reviewed or not all(map(np.array_equal, _content(self.layer), self._as_shown))
+
+    def as_shown(self) -> None:
+        """Take what the layer shows now for what was found."""
+        self._as_shown = _content(self.layer)
 
     def find(self, choices: Choices, min_distance: float) -> str:
         """Find the picks for these thresholds and show them; the network does not run.
@@ -92,6 +112,16 @@ class LivePicks:
         """
         if (choices, min_distance) == (self.choices, self.min_distance):
             return ""
+        return self._show(self.search(choices, min_distance))
+
+    def search(self, choices: Choices, min_distance: float) -> Picks:
+        """Find the picks for these thresholds, and show nothing yet.
+
+        Raises
+        ------
+        Vox3dError
+            If the search fails.
+        """
         wanted = {name: threshold for name, (shown, threshold) in choices.items() if shown}
         picks = vox.find_particles(
             self._maps,
@@ -101,7 +131,8 @@ class LivePicks:
         )
         self.choices, self.min_distance = choices, min_distance
         self.counts = {name: picks.counts().get(name, 0) for name in wanted}
-        return self._show(picks)
+        self.searched.emit()
+        return picks
 
     def show_scores(self, visible: bool) -> None:
         """Show the score maps as image layers below the picks, or take them away."""
@@ -134,7 +165,7 @@ class LivePicks:
             self.layer = Layer.create(data, options, kind)
             self._viewer.add_layer(self.layer)
         _prepare_for_clicks(self.layer, self.card.classes[0])
-        self._as_shown = _content(self.layer)
+        self.as_shown()
         return said
 
 

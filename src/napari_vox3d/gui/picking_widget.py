@@ -364,7 +364,8 @@ class PickParticles(QWidget):
             self.result.setText(f"{layer.name} was closed meanwhile; its picks are dropped.")
             return
         before = self._scored.get(layer)
-        self._scored[layer] = LivePicks(self._viewer, volume, card, maps, before)
+        self._scored[layer] = live = LivePicks(self._viewer, volume, card, maps, before)
+        live.searched.connect(self._recall_choices)  # also by the window Review picks
         choose(self.volume, layer)
         choose(self.model.menu, card.name)
         self._apply_thresholds()
