@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -104,6 +105,90 @@ def test_what_is_there_and_not_older_is_skipped(crystals, tmp_path):
     assert states(elves(crystals, out, overwrite=True)) == ["done"] * 4
 
 
+def reasons(outcomes):
+    return [None if outcome.state == "skipped" else outcome.again for outcome in outcomes]
+
+
+def test_a_result_of_other_settings_is_made_again_and_the_reason_told(tmp_path):
+    source, out = [write_tomogram(tmp_path / "in" / "TS_1.mrc")], tmp_path / "out"
+    name = vox.load_model("default", "picking").card.classes[0].name
+    steps = [  # without a threshold nothing is found, and that is a result too
+        ({}, ""),
+        ({"device": "cpu"}, None),
+        ({"threshold": 0.0}, "another threshold before"),
+        ({"threshold": 0}, None),
+        ({"threshold": 0.0, "min_distance": 80}, "another min distance before"),
+        ({"threshold": 0.1, "contrast": "bright"},
+         "another contrast, min distance, threshold before"),
+        ({"classes": [name]}, "another choice of classes, contrast, threshold before"),
+    ]  # fmt: skip
+    for options, why in steps:
+        assert reasons(vox.pick_files(source, out, **options)) == [why], options
+    assert reasons(vox.pick_files(source, out, overwrite=True)) == [""]
+    later = time.time() + 60
+    os.utime(source[0], (later, later))
+    assert reasons(vox.pick_files(source, out)) == ["source changed since"]
+
+
+def test_picks_of_another_model_are_made_again_and_edited_ones_stay(tmp_path):
+    source = write_tomogram(tmp_path / "in" / "TS_1.mrc")
+    (outcome,) = vox.pick_files([source], tmp_path, format="copick", threshold=0.0)
+    target = outcome.targets[0]
+    picks = vox.read_picks(target)
+    run = vox.Run.from_metadata(picks.metadata)
+
+    def rerun(**changes):
+        changed = replace(run, **changes).as_metadata()
+        vox.write_picks(target, replace(picks, metadata=changed))
+        return reasons(vox.pick_files([source], tmp_path, format="copick", threshold=0.0))
+
+    assert rerun() == [None]
+    assert rerun(model="another name of it") == [None]
+    assert rerun(sha256="f" * 64) == ["another model before"]
+    assert rerun(arguments={}, edited=True) == [None]
+
+
+@pytest.mark.parametrize("format", ["ELFCAR", "cube", "xsf"])
+def test_an_elf_of_another_model_or_spacing_is_made_again(tmp_path, format):
+    crystal, out = [write_crystal(tmp_path / "in" / "a.vasp", 2.5)], tmp_path / "out"
+
+    def why(model="promolecule", **options):
+        return reasons(vox.predict_elf_files(crystal, out, model, format=format, **options))
+
+    assert why(spacing=0.5) == [""]
+    assert why(spacing=0.5) == [None]
+    assert why() == ["another spacing before"]
+    assert why() == [None]
+    assert why(spacing=0.2) == [None]
+    (made,) = out.iterdir()
+    made.write_text(made.read_text().replace('"model":"promolecule"', '"model":"other"'))
+    assert why() == ["another model before"]
+
+
+@pytest.mark.parametrize("format", ["dynamo", "csv", "coords"])
+def test_formats_that_keep_no_run_go_by_name_and_date(tmp_path, format):
+    source = [write_tomogram(tmp_path / "TS_1.mrc")]
+    assert reasons(vox.pick_files(source, tmp_path / "out", format=format)) == [""]
+    assert reasons(vox.pick_files(source, tmp_path / "out", format=format, threshold=0)) == [None]
+
+
+def test_tomograms_of_a_project_are_skipped_too(tmp_path, monkeypatch):
+    """The file of an address is that of the project."""
+    project = tmp_path / "config.json"
+    project.write_text("{}")
+    tomogram = write_tomogram(tmp_path / "in" / "wbp.mrc")
+    read = vox.read_volume
+    monkeypatch.setitem(vars(vox), "read_volume", lambda address: replace(
+        read(tomogram), name="TS_1", source=address))  # fmt: skip
+    address = f"{project}::TS_1::wbp@10"
+    assert states(vox.pick_files([address], tmp_path / "out")) == ["done"]
+    assert (tmp_path / "out" / "TS_1.star").is_file()
+    assert states(vox.pick_files([address], tmp_path / "out")) == ["skipped"]
+    assert reasons(vox.pick_files([address], tmp_path / "out", threshold=0)) == [
+        "another threshold before"
+    ]
+
+
 def test_settings_reach_the_prediction(crystals, tmp_path):
     (outcome,) = elves(crystals[:1], tmp_path / "out", format="cube")
     assert outcome.targets == (str(tmp_path / "out" / "a.vasp.cube"),)
@@ -185,7 +270,7 @@ def test_one_file_has_the_picks_of_all(tmp_path):
         own = vox.pick_particles(vox.read_volume(source), threshold=0.0)
         assert outcome.count == len(picks)
         np.testing.assert_allclose(picks.positions, own.positions, atol=1e-3)
-    again = vox.pick_files(sources[:2], out, one_file=True)
+    again = vox.pick_files(sources[:2], out, one_file=True, threshold=0.0)
     assert states(again) == ["skipped", "skipped"]
     assert sum(map(len, read_pick_collection(out / "all_tomograms.star"))) == len(first) + len(
         second
@@ -244,6 +329,7 @@ def test_progress_is_over_all_files_and_may_cancel(tomograms, tmp_path, jobs):
     assert workers_of() == []
 
 
+@pytest.mark.slow
 def test_cancelling_in_the_midst_of_a_file_leaves_nothing(tmp_path):
     big = [write_tomogram(tmp_path / f"{n}.mrc", shape=(130, 200, 200), seed=n) for n in range(2)]
 
@@ -257,6 +343,7 @@ def test_cancelling_in_the_midst_of_a_file_leaves_nothing(tmp_path):
     assert workers_of() == []
 
 
+@pytest.mark.slow
 def test_processes_do_the_same_as_this_one(tomograms, tmp_path):
     here = vox.pick_files(tomograms, tmp_path / "here", threshold=0.0)
     there = vox.pick_files(tomograms, tmp_path / "there", threshold=0.0, jobs=2)
@@ -292,6 +379,7 @@ worker.main()
 """
 
 
+@pytest.mark.slow
 def test_a_file_that_kills_each_process_fails_and_the_rest_goes_on(crystals, tmp_path, monkeypatch):
     monkeypatch.setattr(local, "WORKER", [sys.executable, "-c", DIES_OF_A])
     out = tmp_path / "out"
@@ -313,6 +401,7 @@ vox.pick_files({sources!r}, {out!r}, jobs=2, progress=say)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not POSIX, reason="needs signals")
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGKILL])
 def test_processes_end_with_the_one_that_started_them(tmp_path, how):

@@ -79,8 +79,12 @@ def test_batch_of_tomograms_goes_on_where_it_ended(run, tomograms, tmp_path):
     result = run(*words)
     assert result.exit_code == 0
     assert {state: row[0] for state, row in rows(result).items()} == {"done": "1", "skipped": "2"}
+    result = run(*words, "--min-distance", 90)
+    assert rows(result)["done"][0] == "3"
+    assert "3 again: another min distance before" in result.stdout
     result = run(*words, "--overwrite")
     assert rows(result)["done"][0] == "3"
+    assert "again" not in result.stdout
 
 
 def test_one_file_for_all_tomograms(run, tomograms, tmp_path):

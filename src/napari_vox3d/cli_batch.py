@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
@@ -99,8 +100,8 @@ def pick(
     The configuration of a copick project stands for its tomograms, config.json::RUN for one.
 
     Without -o the picks of NAME are written to NAME.star in the working folder. Of several
-    tomograms those are skipped whose picks are there and not older, one that cannot be picked does
-    not stop the others, and a table tells what became of them.
+    tomograms those are skipped whose picks are there, not older, and of the same settings; one
+    that cannot be picked does not stop the others, and a table tells what became of them.
     """
     options: dict[str, Any] = {
         "threshold": numbers_by_class(threshold),
@@ -154,8 +155,8 @@ def elf(
     """Predict the ELF of structures (POSCAR, CIF) or on the grid of volumes (CHGCAR, …).
 
     Without -o the result of NAME is written to NAME.ELFCAR in the working folder. Of several
-    sources those are skipped whose result is there and not older, one that fails does not stop the
-    others, and a table tells what became of them.
+    sources those are skipped whose result is there, not older, and of the same settings; one that
+    fails does not stop the others, and a table tells what became of them.
     """
     options: dict[str, Any] = {"spacing": spacing, "device": device, "precision": precision}
     kind = file_format.value if file_format else "ELFCAR"
@@ -266,8 +267,9 @@ def _print_summary(outcomes: Sequence[Outcome]) -> None:
     for state in ("done", "skipped", "failed"):
         some = [outcome for outcome in outcomes if outcome.state == state]
         picks = [outcome.count for outcome in some if outcome.count is not None]
+        again = Counter(outcome.again for outcome in some if outcome.again)
         which = {
-            "done": "",
+            "done": "; ".join(f"{count} again: {why}" for why, count in again.items()),
             "skipped": "results are there; --overwrite does them again",
             "failed": ", ".join(Path(outcome.source).name for outcome in some),
         }[state]

@@ -7,15 +7,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from napari_vox3d.batch.finished import why_to_do
 from napari_vox3d.batch.local import run_here, run_in_processes
 from napari_vox3d.batch.names import target_names
 from napari_vox3d.batch.tally import Tally
 from napari_vox3d.batch.tasks import Outcome, Progress, Task
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.formats import split_address
 from napari_vox3d.formats.pick_formats import PICK_FORMATS
 
 if TYPE_CHECKING:
+    from napari_vox3d.models.card import ModelCard
     from napari_vox3d.models.card import Task as ModelTask
 
 __all__ = ["ELF_FORMATS", "Outcome", "collection_path", "pick_files", "predict_elf_files"]
@@ -51,8 +52,10 @@ def pick_files(
 ) -> list[Outcome]:
     """Pick particles in many tomograms, one file of picks for each.
 
-    A tomogram whose picks are there and are not older than itself is skipped, so that the same
-    call again does what is missing. What goes wrong with one file does not stop the others.
+    A tomogram whose picks are there, not older than itself and, if they tell of their `Run`, found
+    with the same model and settings, is skipped, so that the same call again does what is missing.
+    So is one whose picks were edited by hand. What goes wrong with one file does not stop the
+    others.
 
     Parameters
     ----------
@@ -102,7 +105,7 @@ def pick_files(
         If `progress` raises it. All processes end within a second; finished files stay.
     """
     known = _pick_format(format, one_file)
-    _check_model(model, "picking", threshold, min_distance, dict.fromkeys(classes or ()))
+    cards = _cards(model, "picking", threshold, min_distance, dict.fromkeys(classes or ()))
     parts, collection = Path(folder), None
     part_format = format
     if one_file:
@@ -126,7 +129,8 @@ def pick_files(
               format=part_format, name=name.own if name.told_apart else None)
         for source, name in zip(tomograms, names, strict=True)
     ]  # fmt: skip
-    outcomes = _run(tasks, parts, jobs, scheduler, cluster_config, overwrite, progress, on_outcome)
+    whys = ["" if overwrite else why_to_do(task, cards) for task in tasks]
+    outcomes = _run(tasks, whys, parts, jobs, scheduler, cluster_config, progress, on_outcome)
     if collection is None:
         return outcomes
     return _collect(tasks, outcomes, collection, format)
@@ -150,8 +154,9 @@ def predict_elf_files(
 ) -> list[Outcome]:
     """Predict the ELF of many crystals, one file for each.
 
-    A crystal whose ELF is there and is not older than itself is skipped, so that the same call
-    again does what is missing. What goes wrong with one file does not stop the others.
+    A crystal whose ELF is there, not older than itself and of the same model and settings is
+    skipped, so that the same call again does what is missing. What goes wrong with one file does
+    not stop the others.
 
     Parameters
     ----------
@@ -185,14 +190,15 @@ def predict_elf_files(
     """
     if format not in ELF_FORMATS:
         raise Vox3dError(f"An ELF can be written as {', '.join(ELF_FORMATS)}, not {format!r}.")
-    _check_model(model, "elf")
+    cards = _cards(model, "elf")
     options = {"spacing": spacing, "device": device, "precision": precision}
     suffix, folder = ELF_FORMATS[format], Path(folder)
     tasks = [
         _task("elf", source, folder / (name.own + suffix), model, options)
         for source, name in zip(sources, target_names(sources, suffix), strict=True)
     ]
-    return _run(tasks, folder, jobs, scheduler, cluster_config, overwrite, progress, on_outcome)
+    whys = ["" if overwrite else why_to_do(task, cards) for task in tasks]
+    return _run(tasks, whys, folder, jobs, scheduler, cluster_config, progress, on_outcome)
 
 
 def collection_path(folder: str | Path, format: str) -> tuple[Path, Path]:
@@ -205,28 +211,27 @@ def collection_path(folder: str | Path, format: str) -> tuple[Path, Path]:
 
 def _run(
     tasks: Sequence[Task],
+    whys: Sequence[str | None],
     folder: Path,
     jobs: int,
     scheduler: str | None,
     cluster_config: str | Path | None,
-    overwrite: bool,
     progress: Progress | None,
     on_outcome: OnOutcome | None,
 ) -> list[Outcome]:
-    """Carry out the tasks that are not finished; the outcome of each, in their order."""
+    """Carry out the tasks that there is a reason for; the outcome of each, in their order."""
     if jobs < 1:
         raise Vox3dError(f"A batch needs at least one job at a time, not {jobs}.")
     if folder.exists() and not folder.is_dir():
         raise Vox3dError(f"{folder} is a file; several results need a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    skipped = [not overwrite and _is_finished(task) for task in tasks]
     outcomes = [Outcome(task.source, (task.target,), 0.0, None, "skipped") for task in tasks]
     if on_outcome is not None:
-        for outcome, there in zip(outcomes, skipped, strict=True):
-            if there:
+        for outcome, why in zip(outcomes, whys, strict=True):
+            if why is None:
                 on_outcome(outcome)
-    places = [place for place, there in enumerate(skipped) if not there]
-    todo = [tasks[place] for place in places]
+    reasons = {place: why for place, why in enumerate(whys) if why is not None}
+    todo = [replace(tasks[place], again=why) for place, why in reasons.items()]
     tally = Tally(len(todo), progress, on_outcome)
     if not todo:
         return outcomes
@@ -238,18 +243,9 @@ def _run(
         run_here(todo, tally)
     else:
         run_in_processes(todo, tally, min(jobs, len(todo)))
-    for number, place in enumerate(places):
+    for number, place in enumerate(reasons):
         outcomes[place] = tally.outcomes[number]
     return outcomes
-
-
-def _is_finished(task: Task) -> bool:
-    """Whether the result is there and not older than the source; what is there is whole."""
-    try:
-        source, _ = split_address(task.source)
-        return Path(task.target).stat().st_mtime >= source.stat().st_mtime
-    except OSError:
-        return False
 
 
 def _task(kind: Any, source: str | Path, target: Path, model: str | Path, options: dict[str, Any],
@@ -259,9 +255,9 @@ def _task(kind: Any, source: str | Path, target: Path, model: str | Path, option
     return Task(kind, str(source), str(target), model, options, **more)
 
 
-def _check_model(model: str | Path, task: ModelTask, *by_class: object) -> None:
-    """Say at once what would go wrong with every file."""
-    from napari_vox3d.models import load_model
+def _cards(model: str | Path, task: ModelTask, *by_class: object) -> list[ModelCard]:
+    """Models that files may find by a name; says at once what would go wrong with every file."""
+    from napari_vox3d.models import list_models, load_model
 
     card = load_model(model, task).card
     names = [particle.name for particle in card.classes]
@@ -270,6 +266,8 @@ def _check_model(model: str | Path, task: ModelTask, *by_class: object) -> None:
         if unknown:
             known = ", ".join(names)
             raise Vox3dError(f"Model {card.name!r} knows no {unknown[0]!r}; it knows {known}.")
+    # Which of the default models for an ELF it is depends on the source.
+    return [card for card in list_models(task) if card.default] if model == "default" else [card]
 
 
 def _pick_format(name: str, one_file: bool) -> Any:

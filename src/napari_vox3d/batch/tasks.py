@@ -32,6 +32,8 @@ class Outcome:
         ``"done"``, ``"skipped"`` because its result was there, or ``"failed"``.
     problem
         Why it failed, in one line.
+    again
+        Why it was done though a result was there: ``"another threshold before"``.
     """
 
     source: str
@@ -40,6 +42,7 @@ class Outcome:
     count: int | None
     state: Literal["done", "skipped", "failed"]
     problem: str = ""
+    again: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Task:
         Format of picks; None for the one that the name of `target` says.
     name
         Name of the tomogram where that of its file will not do.
+    again
+        See `Outcome`.
     """
 
     kind: Literal["picking", "elf"]
@@ -69,6 +74,7 @@ class Task:
     options: dict[str, Any] = field(default_factory=dict)
     format: str | None = None
     name: str | None = None
+    again: str = ""
 
     def on(self, device: str) -> Task:
         """Return the same task on another device."""
@@ -116,7 +122,8 @@ def carry_out(task: Task, progress: Progress | None = None) -> Outcome:
     work = _pick if task.kind == "picking" else _predict_elf
     targets, count = work(task, progress)
     seconds = time.monotonic() - started
-    return Outcome(task.source, tuple(map(str, targets)), seconds, count, "done")
+    written = tuple(map(str, targets))
+    return Outcome(task.source, written, seconds, count, "done", again=task.again)
 
 
 def failed(task: Task, problem: str, seconds: float = 0.0) -> Outcome:

@@ -1,4 +1,4 @@
-"""Comment lines that begin a text file and name the run that made what it holds."""
+"""The comments that begin a text file and name the run that made what it holds."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from napari_vox3d.provenance import as_json, as_text, from_json, split_text
+from napari_vox3d.provenance import Run, as_json, as_text, from_json, split_text
 
 _LINE = 4000  # characters
+_HEAD = 3  # lines, of which formats of volumes begin with one or two of text
 
 
 def write_runs(path: Path, metadata: Mapping[str, Mapping[str, Any]]) -> None:
@@ -38,3 +39,13 @@ def read_run(path: Path, tomogram: str) -> dict[str, Any]:
             if run and from_json(name) == tomogram:
                 return run
     return {}
+
+
+def first_run(path: Path) -> Run | None:
+    """Run that the first lines of a text file name, whatever its format; None if there is none."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for _ in range(_HEAD):
+            _, run = split_text(file.readline(2 * _LINE))
+            if run:
+                return Run.from_metadata(run)
+    return None

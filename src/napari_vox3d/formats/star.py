@@ -64,6 +64,10 @@ _FRAME_ANGLES = [f"rlnTomoSubtomogram{name}" for name in ("Rot", "Tilt", "Psi")]
 _TOMOGRAMS = ("rlnTomoName", "rlnMicrographName", "wrpSourceName")
 _OF_WARP = ".tomostar"  # how names of tilt series end in Warp's files
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
+_TEXTS = ("rlnTomoName", "vox3dClass")
+_QUOTES = str.maketrans({"'": "’", '"': "”"})  # readers take either for the end of a quotation
+# What STAR gives a meaning of its own: the beginning of a block, a name, or a comment.
+_RESERVED = re.compile(r"(data|save|loop|stop|global)_|[_$;\[\]]|\S*#", re.IGNORECASE)
 
 
 def read(path: str | Path, volume: Volume | None = None, part: str = "") -> Picks:
@@ -199,12 +203,16 @@ def write_collection(
     table = pd.concat(tables, ignore_index=True)
     present = [name for name in _ANGLES if name in table]
     table[present] = table[present].fillna(0.0)  # no angle is unknown to RELION
+    for name in _TEXTS:
+        table[name] = table[name].map(_quoted)
     # One block and no optics: RELION makes a complete optics block from its own tomograms.
     blocks = {"particles": table}
     with write_aside(path) as aside:
         starfile.write(blocks, aside, float_format="%.6f", na_rep="nan", overwrite=True)
-        parts = [(t["rlnTomoName"], p) for t, p in zip(tables, collection, strict=True) if len(p)]
-        write_runs(aside, {names.iloc[0]: picks.metadata for names, picks in parts})
+        written = [t["rlnTomoName"].iloc[0] if len(t) else name
+                   for t, name in zip(tables, names, strict=True)]  # fmt: skip
+        about = [picks.metadata for picks in collection]
+        write_runs(aside, dict(zip(written, about, strict=True)))
 
 
 def _columns_of(
@@ -363,6 +371,12 @@ def _rotation(path: Path, particles: DataFrame, names: list[str]) -> Rotation:
     from scipy.spatial.transform import Rotation
 
     return Rotation.from_euler("ZYZ", _columns(path, particles, names), degrees=True)
+
+
+def _quoted(text: str) -> str:
+    """Text as a value of a STAR file; starfile itself quotes what has spaces, and only that."""
+    text = text.translate(_QUOTES)
+    return f'"{text}"' if " " not in text and _RESERVED.match(text) else text
 
 
 def _table(names: list[str], values: NDArray[Any]) -> dict[str, NDArray[Any]]:

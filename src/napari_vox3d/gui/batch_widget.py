@@ -96,8 +96,8 @@ class RunBatch(QWidget):
         )
         self.overwrite = CheckBox(
             text="Do finished files again",
-            tooltip="Otherwise files are skipped whose result is there and not older, so that a "
-            "batch that was stopped goes on where it was.",
+            tooltip="Otherwise files are skipped whose result is there, not older, and of the same "
+            "settings, so that a batch that was stopped goes on where it was.",
         )
         self.jobs = SpinBox(
             value=remembered.get("jobs", 1), min=1, max=1000,

@@ -178,9 +178,10 @@ class FileTable(QWidget):
             "failed": f"failed · {problem}",
         }
         written = ", ".join(outcome.targets)
+        again = f" ({outcome.again})" if outcome.again else ""
         details = {
-            "done": f"{written} in {outcome.seconds:.1f} s",
-            "skipped": f"{written} is there, and not older than its source.",
+            "done": f"{written} in {outcome.seconds:.1f} s{again}",
+            "skipped": f"{written} is there, of the same settings and not older than its source.",
             "failed": problem,
         }
         state, path = outcome.state, Path(outcome.source)
