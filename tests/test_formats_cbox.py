@@ -56,7 +56,7 @@ def test_boxmanager_finds_what_is_written(tmp_path):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("10 20 30 40 0.5\n", "not a readable|no block 'cryolo'"),
+        ("10 20 30 40 0.5\n", "is not a STAR file"),
         ("data_other\n\n_a 1\n", "no block 'cryolo'"),
         (text("1 2 <NA> 10 10 10 <NA> <NA> 1"), "boxes of a flat image"),
         (text("1 2 3 10 wide 10 <NA> <NA> 1"), "unreadable values"),

@@ -107,6 +107,34 @@ def test_relion4_writes_indices_x_first(tmp_path):
     np.testing.assert_allclose(table[columns], INDICES, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["data_01", "loop_x", "_a", "#3", "TS#3", "$x", "TS 01", "stop_2"])
+@pytest.mark.parametrize("file_format", ["relion5", "relion4"])
+def test_names_that_mean_something_to_star(tmp_path, name, file_format):
+    volume = tomogram(name=name)
+    picks = replace(picks_in(volume), labels=np.array(["data_", "loop_ 2", "a", "save_1"]))
+    (path,) = write_picks(tmp_path / "p.star", picks, file_format)
+    table = starfile.read(path)
+    assert set(table["rlnTomoName"]) == {name}
+    assert table["vox3dClass"].tolist() == picks.labels.tolist()
+    assert read_picks(path, volume).labels.tolist() == picks.labels.tolist()
+
+
+def test_quotes_in_names_become_typographic(tmp_path):
+    picks = replace(picks_in(tomogram()), labels=np.array("3' \"end"))
+    (path,) = write_picks(tmp_path / "p.star", picks)
+    assert set(read_picks(path, tomogram()).labels) == {"3’ ”end"}
+
+
+def test_a_star_file_that_was_mended_is_read(tmp_path):
+    (path,) = write_picks(tmp_path / "p.star", picks_in(tomogram(name="TS_01")))
+    good = path.read_text()
+    path.write_text(good.replace("TS_01", "data_01"))
+    with pytest.raises(FormatError, match="begins with data_"):
+        read_picks(path, tomogram())
+    path.write_text(good)
+    assert len(read_picks(path, tomogram())) == 4
+
+
 def test_real_relion5_picks():
     volume = Volume(np.zeros((44, 136, 84), "f4"), 10.52, name="TS_02")
     picks = read_picks(DATA / "relion5_particles.star", volume)

@@ -20,10 +20,12 @@ from napari_vox3d.formats.frame import (
     voxel_size_for_reading,
     voxel_size_for_writing,
 )
+from napari_vox3d.formats.relion_project import read_blocks
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+    from pandas import DataFrame
 
     from napari_vox3d.volume import Volume
 
@@ -103,19 +105,11 @@ def write(path: str | Path, picks: Picks) -> None:
         write_runs(aside, {"": picks.metadata})
 
 
-def _read_boxes(path: Path) -> Any:
-    import pandas as pd
-    import starfile
-
-    try:
-        boxes = starfile.read(path, always_dict=True).get("cryolo")
-    except UnicodeDecodeError:
-        raise
-    except Exception as error:  # the parser raises whatever its parts raise
-        raise FormatError(path, f"is not a readable .cbox file ({error})") from error
+def _read_boxes(path: Path) -> DataFrame:
+    boxes = read_blocks(path).get("cryolo")
     if boxes is None:
         raise FormatError(path, "is not a .cbox file of crYOLO (no block 'cryolo')")
-    return boxes if isinstance(boxes, pd.DataFrame) else pd.DataFrame([boxes])
+    return boxes
 
 
 def _columns(path: Path, boxes: Any, names: list[str]) -> NDArray[np.float64]:

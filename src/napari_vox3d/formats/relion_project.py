@@ -35,14 +35,23 @@ def read_blocks(path: Path) -> dict[str, DataFrame]:
     FormatError
         If the file cannot be parsed or has no block.
     """
+    import linecache
+
     import pandas as pd
     import starfile
 
+    linecache.checkcache(str(path))  # starfile keeps the lines of a file that it could not parse
     names = ["rlnTomoName", "rlnMicrographName", "wrpSourceName", "vox3dClass"]
     try:
         content = starfile.read(path, always_dict=True, parse_as_string=names)
     except UnicodeDecodeError:
         raise
+    except TypeError as error:
+        raise FormatError(
+            path,
+            "is not a readable STAR file: a block is empty, or a row begins with data_",
+            hint="Put names that begin with data_ in quotes.",
+        ) from error
     except Exception as error:  # the parser raises whatever its parts raise
         raise FormatError(path, f"is not a readable STAR file ({error})") from error
     # A block without a loop comes as a dict of single values.
