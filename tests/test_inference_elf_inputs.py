@@ -1,48 +1,19 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import torch
 from ase import Atoms
 from ase.build import bulk
+from elf_models import SHAPE, SILICON, density, model
 
 import napari_vox3d as vox
+from napari_vox3d.density.grids import nearest_shape
 from napari_vox3d.errors import InferenceError, ModelError
+from napari_vox3d.inference.elf import stated_error
 from napari_vox3d.inference.elf_inputs import foreign_electrons
-from napari_vox3d.models import (
-    ELFInput,
-    ErrorBand,
-    KnownRange,
-    Model,
-    ModelCard,
-    NetworkSpec,
-    registry,
-)
-from napari_vox3d.networks import build
-
-SILICON = bulk("Si")
-SHAPE = (16, 16, 16)
-
-
-def model(name="test", default=False, head=False, known=None, source="superposed atoms"):
-    arguments = {"in_ch": 24, "base": 8, "blocks": 1, "kernel": 1, "attention_every": 0,
-                 "error_head": head}  # fmt: skip
-    card = ModelCard(
-        name=name, title=name, task="elf", training="none", licence="none", version="1",
-        default=default, known=known, input=ELFInput(channels=["invariants"], source=source),
-        network=NetworkSpec(name="ELFPredictor", arguments=arguments),
-        uncertainty=ErrorBand(factor=0.5, mean_error=0.25, data="test") if head else None,
-    )  # fmt: skip
-    torch.manual_seed(0)
-    return Model(card, build("ELFPredictor", **arguments).state_dict())
-
-
-def density(atoms=SILICON, scale=1.0, shape=(48, 48, 48), **changes):
-    """A superposed density that calls itself the real one."""
-    sad = vox.superpose_atoms(atoms, shape)
-    return vox.Volume.on_lattice(
-        scale * sad.values, sad.lattice,
-        **{"quantity": "electron density", "unit": "e/Å³", "atoms": atoms} | changes,
-    )  # fmt: skip
-
+from napari_vox3d.models import KnownRange, registry
+from napari_vox3d.training.elf_errors import known_range
+from napari_vox3d.training.elf_examples import Example, prepare_example
 
 READS_DENSITY = model(source="electron density")
 
@@ -102,12 +73,17 @@ def test_uncertainty_is_a_band_and_a_number():
     assert 0 < band.values.min() < band.values.max() <= 1
     expected = elf.metadata["provenance"]["expected error"]
     assert expected == pytest.approx(band.values.mean() * 0.25 / 0.5, rel=1e-3)
+    half_width = band.values.mean()
+    assert stated_error(elf) == f"expected error {expected:.3f}; 90 % band ±{half_width:.3f}"
+    assert elf.metadata["run"]["arguments"]["uncertainty"] is True
     alone = vox.predict_elf(SILICON, model(head=True), shape=SHAPE)
     np.testing.assert_array_equal(alone.values, elf.values)
-    assert alone.metadata["provenance"]["expected error"] == expected
+    assert stated_error(alone) == stated_error(elf)
+    assert "uncertainty" not in alone.metadata["run"]["arguments"]
 
 
 def test_models_that_know_no_uncertainty_say_so():
+    assert stated_error(vox.predict_elf(SILICON, model(), shape=SHAPE)) == ""
     with pytest.raises(ModelError, match="cannot say how far off"):
         vox.predict_elf(SILICON, model(), shape=SHAPE, uncertainty=True)
 
@@ -144,3 +120,50 @@ def test_carbon_atoms_in_a_box_have_no_neighbours_to_be_strange():
     atom = Atoms("C", cell=[8, 8, 8], positions=[[4, 4, 4]], pbc=True)
     with pytest.warns(UserWarning, match="of the points"):
         vox.predict_elf(atom, model(known=known), spacing=0.5)
+
+
+@pytest.mark.parametrize("source", ["superposed atoms", "electron density"])
+def test_owners_lie_in_the_frame_of_the_grid(source):
+    """A grid that begins elsewhere: the same crystal, seen from there."""
+    reads = model(source=source, channels=("invariants", "owners"))
+    salt = bulk("NaCl", "rocksalt", 5.64)
+    here = density(salt)
+    moved = np.roll(here.values, (-12, -9, 0), (0, 1, 2))
+    there = density(salt).with_values(moved, origin=12 * here.step[0] + 9 * here.step[1])
+    one, other = (vox.predict_elf(given, reads, shape=SHAPE).values for given in (here, there))
+    np.testing.assert_allclose(np.roll(one, (-4, -3, 0), (0, 1, 2)), other, atol=1e-4)
+    assert one.std() > 1e-3
+    elsewhere = salt.copy()
+    elsewhere.positions += 0.3  # atoms that the density does not belong to
+    wrong = vox.predict_elf(density(salt).with_values(here.values, atoms=elsewhere), reads,
+                            shape=SHAPE)  # fmt: skip
+    assert np.abs(wrong.values - one).max() > 1e-3
+
+
+def test_owners_need_atoms():
+    bare = replace(vox.superpose_atoms(SILICON, SHAPE), atoms=None, name="my SAD")
+    with pytest.raises(InferenceError, match="my SAD carries no atoms, which the model asks for"):
+        vox.predict_elf(bare, model(channels=("invariants", "owners")), shape=SHAPE)
+    assert vox.predict_elf(bare, model(), shape=SHAPE).atoms is None
+
+
+@pytest.mark.filterwarnings("ignore:.*never seen")
+def test_owners_more_extreme_than_any_seen_are_announced():
+    """Descriptors of a pure element are at the limit everywhere: rounding must not matter."""
+    reads = model(channels=("invariants", "owners"))
+    seen = [prepare_example(vox.predict_elf(bulk(symbol), "promolecule"), ["invariants", "owners"],
+                            0.25) for symbol in ("Al", "Si")]  # fmt: skip
+    # As training keeps them: in half precision, with limits of three digits.
+    seen = [Example(e.inputs.half().float(), e.sad, e.elf, e.lattice) for e in seen]
+    known = known_range(seen, ["Al", "Si"])
+    reads = reads.with_card(reads.card.model_copy(update={"known": known}))
+
+    def notes(atoms):
+        grid = nearest_shape(atoms.cell.array, 0.25)
+        elf = vox.predict_elf(atoms, reads, shape=grid)
+        return elf.metadata["provenance"].get("notes", [])
+
+    assert notes(bulk("Al")) == notes(bulk("Si")) == []
+    never, unlike = notes(bulk("Cu"))
+    assert "never seen Cu" in never
+    assert "100% of the points" in unlike

@@ -3,6 +3,7 @@ import pytest
 from ase.build import bulk
 
 import napari_vox3d as vox
+from napari_vox3d.density import supported_elements
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
 from napari_vox3d.models import load_model
 
@@ -28,6 +29,8 @@ def test_model_predicts_and_survives_a_file(elfs, tmp_path):
     model = train(elfs[:2], name="mine")
     assert model.card.name == "mine"
     assert "nothing was held out" in model.card.training
+    assert "cannot say how far off it may be at a point" in model.card.training
+    assert model.card.input.channels == ["invariants", "owners"]
     assert not model.card.metrics
     again = load_model(model.save(tmp_path / "mine").weights.parent)
     one, other = (vox.predict_elf(elfs[0], m, device="cpu").values for m in (model, again))
@@ -64,6 +67,42 @@ def test_every_fifth_composition_is_held_out_and_measured(elfs):
 
 def test_small_flat_network_works_on_any_grid(elfs):
     assert train(elfs[:1]).card.input.spacing is None
+
+
+@pytest.fixture(scope="module")
+def forty():
+    """One crystal each of forty compositions, on coarse grids."""
+    symbols = [s for s in supported_elements() if s not in ("He", "Ne", "Ar")][:40]
+    cells = [bulk(symbol, "sc", 3.0) for symbol in symbols]
+    return [vox.predict_elf(cell, "promolecule", spacing=0.5) for cell in cells]
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_with_forty_compositions_errors_are_learnt_too(forty, tmp_path, cached):
+    calls = []
+    model = train(forty, channels=["sad", "promolecular_elf"], network="flat-resnet", steps=20,
+                  cache=tmp_path / "kept" if cached else None,
+                  progress=lambda *call: calls.append(call))  # fmt: skip
+    card = model.card
+    assert "32 crystals of 32 compositions" in card.training
+    assert "8 crystals of other compositions were held out." in card.training
+    assert "cannot say" not in card.training
+    assert "2 crystals of compositions that neither" in card.uncertainty.data
+    assert "4 crystals of 4 held-out compositions" in card.metrics[0].data
+    assert 0.5 < card.metrics[1].rows[0]["share of the points within"] <= 1
+    assert len(card.known.elements) == 32
+    assert len(calls) > 600  # also while errors are learnt, which may be cancelled
+    again = load_model(model.save(tmp_path / "mine").weights.parent)
+    elf, band = vox.predict_elf(forty[0], again, device="cpu", uncertainty=True)
+    assert 0 < band.values.mean() < 1
+    assert elf.metadata["provenance"]["expected error"] > 0
+
+
+def test_less_than_forty_compositions_are_too_few_for_errors(forty):
+    model = train(forty[:39], channels=["sad"], network="flat-resnet", steps=1)
+    assert model.card.uncertainty is None
+    assert "takes 40 compositions" in model.card.training
+    assert "7 crystals of 7 held-out compositions" in model.card.metrics[0].data
 
 
 def test_progress_steps_and_stop(elfs):
@@ -109,7 +148,7 @@ def test_losses_are_chosen_and_prepared_crystals_are_kept(elfs, tmp_path):
 def test_card_says_which_elements_were_seen(elfs):
     known = train(elfs[:3]).card.known
     assert known.elements == ["Na", "Al", "Si"]
-    assert len(known.lowest) == len(known.highest) == 24
+    assert len(known.lowest) == len(known.highest) == 24 + 20
 
 
 @pytest.mark.parametrize(

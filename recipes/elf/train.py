@@ -26,8 +26,8 @@ from rich.progress import Progress, track
 from napari_vox3d.models import MetricTable, Model, Source
 from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
 from napari_vox3d.training.distributed import Ranks
-from napari_vox3d.training.elf import fitted_model
-from napari_vox3d.training.elf_errors import add_error_head, known_range
+from napari_vox3d.training.elf import CHANNELS, fitted_model
+from napari_vox3d.training.elf_errors import known_range
 from napari_vox3d.training.elf_examples import ExampleStore, StoredExample
 from napari_vox3d.training.elf_fit import BATCH_VOXELS, fit_elf
 from napari_vox3d.training.losses import DEFAULT_TERMS, TERMS, Objective
@@ -43,7 +43,7 @@ def parser(description: str) -> argparse.ArgumentParser:
     result.add_argument("shards", type=Path, help="folder with the shards of recipes.elf_data")
     result.add_argument("output", type=Path, help="folder for everything that is made")
     result.add_argument("--size", choices=("small", "large"), default="small")
-    result.add_argument("--channels", nargs="+", default=["invariants"])
+    result.add_argument("--channels", nargs="+", default=list(CHANNELS))
     result.add_argument("--input", choices=INPUTS, default="atoms", help="what it predicts from")
     result.add_argument("--losses", nargs="+", choices=TERMS, default=list(DEFAULT_TERMS))
     result.add_argument("--fixed-weights", action="store_true", help="losses are simply summed")
@@ -83,16 +83,17 @@ def main() -> None:
         return
     network, steps = fitted
     learning, checking = (prepared(given, part)[0] for part in ("errors", "calibration"))
-    network, band = add_error_head(network, arguments, learning, checking, given.seed)
     model = fitted_model(
         network,
         name=name,
-        arguments={**arguments, "error_head": True},
+        arguments=arguments,
         channels=given.channels,
         spacing=SPACING,
         source=INPUTS[given.input],
+        learning=learning,
+        checking=checking,
+        seed=given.seed,
         known=known_range(training, elements),
-        uncertainty=band,
         training=account(given, len(training), steps),
         title=f"{architecture.title}, {given.size}",
         default=given.default,

@@ -18,6 +18,7 @@ from napari_vox3d.inference.elf_inputs import (
     SAD,
     Shape,
     atomic_density,
+    atoms_on,
     electron_density,
     foreign_electrons,
     network_inputs,
@@ -127,8 +128,9 @@ def predict_elf(
         Quantity ``"elf"``, float32 values in [0, 1], periodic, with the atoms. On the grid of a
         source volume, step and origin are copied. `metadata` holds the `Run`, and under
         ``"provenance"`` what the input was and where the network ran; ``"expected error"``, the
-        mean absolute error to be expected, if the model can say; and ``"notes"``, if the crystal is
-        unlike all that the model was trained on, which is warned of too.
+        mean absolute error to be expected, and ``"error band"``, the share of the points that lie
+        within the band and its mean half-width, if the model can say; and ``"notes"``, if the
+        crystal is unlike all that the model was trained on, which is warned of too.
     uncertainty : Volume
         Only if asked for. Quantity ``"uncertainty"``: half-width of the band around the ELF that
         holds the truth at the share of the points that the model's card states (90 %).
@@ -145,7 +147,7 @@ def predict_elf(
         If a file cannot be read or an element has no atomic density.
     """
     given = _read(source)
-    chosen = _default_for(given) if model == "default" else load_model(model, task="elf")
+    chosen = default_model(given) if model == "default" else load_model(model, task="elf")
     if uncertainty and chosen.card.uncertainty is None:
         raise ModelError(f"Model {chosen.card.name!r} cannot say how far off it may be.")
     folder = _tables_for(chosen, model, tables)
@@ -167,6 +169,7 @@ def predict_elf(
             spacing=(_stated_spacing(given, shape, spacing), None),
             device=(device, "auto"),
             precision=(precision, "auto"),
+            uncertainty=(uncertainty, False),
             tables=(None if tables is None else str(tables), None),
         ),
         model=model_name(model, chosen.card.name),
@@ -185,7 +188,7 @@ def predict_elf(
         return elf
     assert outcome.band is not None
     return elf, elf.with_values(
-        np.clip(outcome.band, 0, 1, dtype=np.float32),
+        outcome.band,
         quantity="uncertainty",
         name=f"{_formula(grid)} ELF uncertainty",
     )
@@ -201,13 +204,39 @@ class _Outcome:
     band: NDArray[np.floating] | None = None
 
 
-def _default_for(given: Volume | Atoms) -> Model:
-    """Model for a user who names none: of the electron density, if that is given and known."""
+def default_model(given: Volume | Atoms) -> Model:
+    """Choose for a user who names no model: that of the electron density, if it is given and known.
+
+    Parameters
+    ----------
+    given
+        Crystal, or a volume with or without one.
+
+    Raises
+    ------
+    ModelError
+        If there is no default model.
+    """
     if not foreign_electrons(given):
         for card in list_models("elf"):
             if card.default and card.needs_density:
                 return load_model(card.name, task="elf")
     return load_model("default", task="elf")
+
+
+def stated_error(elf: Volume) -> str:
+    """What a predicted ELF says about its error, as ``"expected error 0.031; 90 % band ±0.072"``.
+
+    Both are means over the cell. Empty if the model could not say.
+    """
+    made = elf.metadata.get("provenance", {})
+    if "expected error" not in made:
+        return ""
+    band = made["error band"]
+    return (
+        f"expected error {made['expected error']:.3f}; "
+        f"{100 * band['share']:.0f} % band ±{band['mean half-width']:.3f}"
+    )
 
 
 def _input_of(card: ModelCard) -> ELFInput:
@@ -336,8 +365,13 @@ def _by_network(
         notes += [f"{_sentence(problem)}." for problem in [foreign_electrons(given)] if problem]
     outcome = _Outcome(interpolate(elf if tables is None else elf.T, grid.shape), settings, notes)
     if scale is not None and card.uncertainty is not None:
-        outcome.band = interpolate(card.uncertainty.factor * scale, grid.shape)
+        band = interpolate(card.uncertainty.factor * scale, grid.shape)
+        outcome.band = np.clip(band, 0, 1, dtype=np.float32)
         settings["expected error"] = float(card.uncertainty.mean_error * scale.mean())
+        settings["error band"] = {
+            "share": card.uncertainty.share,
+            "mean half-width": float(outcome.band.mean()),
+        }
     return outcome
 
 
@@ -346,12 +380,7 @@ def _density(
 ) -> tuple[Volume, str]:
     """What the network's channels are computed from, and how to call it."""
     if tables is not None:
-        if grid.atoms is None:
-            raise InferenceError("ELFNet's tables are superposed from atoms, and there are none.")
-        crystal = grid.atoms.copy()
-        crystal.set_cell(grid.lattice)
-        crystal.positions -= grid.origin[::-1]
-        return superpose_elfnet_tables(crystal, shape, tables), "ELFNet's atomic tables"
+        return superpose_elfnet_tables(atoms_on(grid), shape, tables), "ELFNet's atomic tables"
     if card.needs_density:
         return electron_density(given, card.name), "the electron density of the source"
     return atomic_density(given, grid, shape), _FROM_ATOMS

@@ -42,16 +42,31 @@ def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
     Raises
     ------
     Vox3dError
-        If an element has no atomic density.
+        If an element has no atomic density, or there are no atoms.
     """
     if isinstance(given, Volume) and given.atoms is None:
         return given
-    assert grid.atoms is not None
+    return superpose_atoms(atoms_on(grid), _refined(grid, shape))
+
+
+def atoms_on(grid: Volume) -> Atoms:
+    """Atoms of a volume in the frame of its grid, whose first point is then their origin.
+
+    Raises
+    ------
+    InferenceError
+        If it carries none.
+    """
+    if grid.atoms is None:
+        raise InferenceError(
+            f"{grid.name or 'This volume'} carries no atoms, which the model asks for; "
+            "give the structure, or a volume file with one."
+        )
     crystal = grid.atoms.copy()
     crystal.set_cell(grid.lattice)
     crystal.pbc = True
     crystal.positions -= grid.origin[::-1]
-    return superpose_atoms(crystal, _refined(grid, shape))
+    return crystal
 
 
 def _refined(grid: Volume, shape: Shape) -> Shape:
@@ -143,6 +158,8 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
         If a channel has another name.
     InferenceError
         If the density has no atoms and a channel needs them.
+    Vox3dError
+        If an element has no atomic density.
     """
     parts: list[NDArray[np.floating]] = []
     for channel in channels:
@@ -155,12 +172,7 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
         elif channel == "invariants":
             parts.append(density_invariants(density, shape))
         elif channel == "owners":
-            if density.atoms is None:
-                raise InferenceError(
-                    f"{density.name or 'This density'} carries no atoms, which the model asks for; "
-                    "give the structure, or a volume file with one."
-                )
-            parts.append(describe_owners(density.atoms, shape))
+            parts.append(describe_owners(atoms_on(density), shape))
         else:
             raise ModelError(f"No input channel is called {channel!r}; the card may be too new.")
     return np.concatenate(parts).astype(np.float32, copy=False)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +15,7 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.elf import predict_elf
 from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec, Source
 from napari_vox3d.networks.catalogue import Size, find_architecture
-from napari_vox3d.training.elf_errors import known_range
+from napari_vox3d.training.elf_errors import add_error_head, known_range
 from napari_vox3d.training.elf_examples import ExampleStore, Prepared, prepare_example
 from napari_vox3d.training.elf_fit import fit_elf
 from napari_vox3d.training.loop import Progress
@@ -23,7 +25,10 @@ from napari_vox3d.volume import Volume
 if TYPE_CHECKING:
     from napari_vox3d.networks import ELFPredictor
 
+CHANNELS = ("invariants", "owners")
+"""What networks are given unless somebody asks for something else."""
 _HOLD_OUT = 5  # one composition in so many
+_FOR_A_BAND = 8  # compositions held out that suffice to learn errors from some and check on others
 
 
 def train_elf(
@@ -31,7 +36,7 @@ def train_elf(
     *,
     network: str = "ckconv",
     size: Size = "small",
-    channels: Sequence[str] = ("invariants",),
+    channels: Sequence[str] = CHANNELS,
     spacing: float = 0.25,
     losses: Sequence[str] | Mapping[str, float] = DEFAULT_TERMS,
     minutes: float | None = None,
@@ -51,6 +56,9 @@ def train_elf(
     With five or more compositions every fifth is held out, all its crystals together, and the
     card's table holds the mean absolute errors on those: of the model, of the Tsirelson–Stash ELF
     and of the median of all values trained on. With fewer the card says that nothing was held out.
+    With forty or more, half of those held out are not tested on: a quarter teaches the model how
+    far off it may be, and a quarter calibrates that; see `add_error_head`. With fewer the model
+    cannot say, and the card says so.
 
     Parameters
     ----------
@@ -121,14 +129,19 @@ def train_elf(
         if progress is not None:
             progress(done, total)
 
-    training, held_out = _split(elfs)
+    parts = _split(elfs)
     store = None if cache is None else ExampleStore(cache, channels, spacing)
-    examples: list[Prepared] = []
-    for elf in training:
-        report(*last)
-        examples.append(
-            prepare_example(elf, channels, spacing) if store is None else store.prepare(elf)
-        )
+
+    def prepared(some: Sequence[Volume]) -> list[Prepared]:
+        examples: list[Prepared] = []
+        for elf in some:
+            report(*last)
+            examples.append(
+                prepare_example(elf, channels, spacing) if store is None else store.prepare(elf)
+            )
+        return examples
+
+    examples = prepared(parts.training)
     trained, steps_made = fit_elf(
         examples,
         arguments=arguments,
@@ -149,14 +162,18 @@ def train_elf(
         arguments=arguments,
         channels=channels,
         spacing=spacing,
-        known=known_range(examples, _elements(training)),
-        training=_account(training, held_out, steps_made, spacing),
+        learning=prepared(parts.learning),
+        checking=prepared(parts.checking),
+        seed=seed,
+        tick=lambda: report(*last),
+        known=known_range(examples, _elements(parts.training)),
+        training=_account(parts, steps_made, spacing),
     )
-    if not held_out:
+    if not parts.test:
         return model
     median = float(np.median(np.concatenate([e.load().elf.numpy().ravel() for e in examples])))
-    table = _errors(model, held_out, median, spacing, device, lambda: report(*last))
-    return model.with_card(model.card.model_copy(update={"metrics": [table]}))
+    tables = _errors(model, parts.test, median, spacing, device, lambda: report(*last))
+    return model.with_card(model.card.model_copy(update={"metrics": tables}))
 
 
 def fitted_model(
@@ -168,9 +185,13 @@ def fitted_model(
     spacing: float,
     training: str,
     source: Source = "superposed atoms",
+    learning: Sequence[Prepared] = (),
+    checking: Sequence[Prepared] = (),
+    seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
     **fields: Any,
 ) -> Model:
-    """Give a network from `fit_elf` its card.
+    """Give a network from `fit_elf` its card, and an error head if there are crystals for it.
 
     Parameters
     ----------
@@ -187,10 +208,17 @@ def fitted_model(
         What it was trained on, honestly.
     source
         What the channels were computed from.
+    learning, checking, seed, tick
+        As for `add_error_head`. Without crystals in both, the model cannot say how far off it may
+        be.
     **fields
         Further fields of `ModelCard`; the title is the name by default, the licence that of the
         training data.
     """
+    band = None
+    if learning and checking:
+        network, band = add_error_head(network, arguments, learning, checking, seed, tick)
+        arguments = {**arguments, "error_head": True}
     inputs = network.net.stem.get_parameter("0.weight").shape[1]
     card = ModelCard(
         name=name,
@@ -202,17 +230,34 @@ def fitted_model(
             source=source,
         ),
         training=training,
+        uncertainty=band,
         **{"title": name, "licence": "that of its training data", "version": "1"} | fields,
     )
     return Model(card, network.state_dict())
 
 
-def _split(elfs: Sequence[Volume]) -> tuple[list[Volume], list[Volume]]:
+@dataclass(frozen=True)
+class _Parts:
+    """What is trained on, tested on, and what an error head learns from and is checked with."""
+
+    training: list[Volume]
+    test: list[Volume]
+    learning: list[Volume]
+    checking: list[Volume]
+
+
+def _split(elfs: Sequence[Volume]) -> _Parts:
     """Hold out every fifth composition, in the order in which they come."""
     compositions = [_composition(elf) for elf in elfs]
-    held = set(list(dict.fromkeys(compositions))[_HOLD_OUT - 1 :: _HOLD_OUT])
-    pairs = list(zip(elfs, compositions, strict=True))
-    return [elf for elf, c in pairs if c not in held], [elf for elf, c in pairs if c in held]
+    held = list(dict.fromkeys(compositions))[_HOLD_OUT - 1 :: _HOLD_OUT]
+    learning, checking = (held[1::4], held[3::4]) if len(held) >= _FOR_A_BAND else ([], [])
+    test = [each for each in held if each not in (*learning, *checking)]
+
+    def of(chosen: Sequence[str]) -> list[Volume]:
+        return [elf for elf, c in zip(elfs, compositions, strict=True) if c in chosen]
+
+    training = [each for each in dict.fromkeys(compositions) if each not in held]
+    return _Parts(of(training), of(test), of(learning), of(checking))
 
 
 def _elements(elfs: Sequence[Volume]) -> set[str]:
@@ -234,42 +279,66 @@ def _errors(
     spacing: float,
     device: str,
     tick: Callable[[], None],
-) -> MetricTable:
-    """Mean absolute errors on crystals that were not trained on, and of two simple guesses."""
+) -> list[MetricTable]:
+    """Mean absolute errors on crystals that were not trained on, and of two simple guesses.
+
+    A second table tells what the band around the ELF covers, if there is one.
+    """
     # Held-out crystals are meant to be new to the model: nothing to be warned of.
     silent = model.with_card(model.card.model_copy(update={"known": None}))
     errors: list[tuple[float, float, float]] = []
+    covered: list[float] = []
     for elf in held_out:
         shape = nearest_shape(elf.lattice, spacing)
         true = interpolate(np.asarray(elf.values, np.float64), shape)
-        predicted, promolecular = (
-            predict_elf(elf, each, shape=shape, device=device, progress=lambda *_: tick()).values
-            for each in (silent, "promolecule")
+        run: Callable[..., Any] = partial(
+            predict_elf, elf, shape=shape, device=device, progress=lambda *_: tick()
         )
-        mean = [float(np.abs(guess - true).mean()) for guess in (predicted, promolecular, median)]
+        if silent.card.uncertainty is None:
+            predicted = run(silent)
+        else:
+            predicted, band = run(silent, uncertainty=True)
+            covered.append(float((np.abs(predicted.values - true) <= band.values).mean()))
+        guesses = (predicted.values, run("promolecule").values, median)
+        mean = [float(np.abs(guess - true).mean()) for guess in guesses]
         errors.append((mean[0], mean[1], mean[2]))
     names = (model.card.name, "Tsirelson–Stash", "global median")
-    return MetricTable(
-        data=f"MAE of the ELF over the points of grids of {spacing:g} Å, mean over {len(held_out)} "
-        f"crystals of {len({_composition(elf) for elf in held_out})} held-out compositions",
+    crystals = (
+        f"{len(held_out)} crystals of {len({_composition(elf) for elf in held_out})} "
+        "held-out compositions"
+    )
+    table = MetricTable(
+        data=f"MAE of the ELF over the points of grids of {spacing:g} Å, mean over {crystals}",
         rows=[
             {"predictor": name, "all": round(float(value), 4)}
             for name, value in zip(names, np.mean(errors, axis=0), strict=True)
         ],
     )
+    if not covered:
+        return [table]
+    share = round(float(np.mean(covered)), 3)
+    inside = MetricTable(
+        data=f"The 90 % band, mean over {crystals}", rows=[{"share of the points within": share}]
+    )
+    return [table, inside]
 
 
-def _account(
-    training: Sequence[Volume], held_out: Sequence[Volume], steps: int, spacing: float
-) -> str:
+def _account(parts: _Parts, steps: int, spacing: float) -> str:
     """What the card says about the training."""
-    compositions = len({_composition(elf) for elf in training})
+    compositions = len({_composition(elf) for elf in parts.training})
+    others = parts.test + parts.learning + parts.checking
     tested = (
-        f"{len(held_out)} crystals of other compositions were held out"
-        if held_out
+        f"{len(others)} crystals of other compositions were held out"
+        if others
         else "nothing was held out, so how good it is is not known"
     )
+    band = (
+        ""
+        if parts.learning
+        else " It cannot say how far off it may be at a point: that takes "
+        f"{_FOR_A_BAND * _HOLD_OUT} compositions."
+    )
     return (
-        f"{steps} steps on {len(training)} crystals of {compositions} compositions, "
-        f"grids of {spacing:g} Å; {tested}."
+        f"{steps} steps on {len(parts.training)} crystals of {compositions} compositions, "
+        f"grids of {spacing:g} Å; {tested}.{band}"
     )

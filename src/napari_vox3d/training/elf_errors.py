@@ -12,7 +12,7 @@ for every single one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -35,6 +35,7 @@ def add_error_head(
     learning: Sequence[Prepared],
     checking: Sequence[Prepared],
     seed: int = 0,
+    tick: Callable[[], None] = lambda: None,
 ) -> tuple[ELFPredictor, ErrorBand]:
     """Give a network a calibrated error head.
 
@@ -49,6 +50,8 @@ def add_error_head(
         calibrate it.
     seed
         Of the head's first parameters, and of the points that are looked at.
+    tick
+        Called after each crystal and each step; what it raises ends the work.
 
     Returns
     -------
@@ -69,9 +72,9 @@ def add_error_head(
         result = ELFPredictor(in_ch=_inputs(network), **arguments, error_head=True)
         result.load_state_dict(network.state_dict(), strict=False)
         assert result.error is not None
-        features, errors = _points(network, learning)
-        _learn(result.error, features, errors)
-        features, errors = _points(network, checking)
+        features, errors = _points(network, learning, tick)
+        _learn(result.error, features, errors, tick)
+        features, errors = _points(network, checking, tick)
     with torch.no_grad():
         scale = _applied(result.error, features).clamp_min(1e-4)
     band = ErrorBand(
@@ -89,7 +92,9 @@ def _inputs(network: ELFPredictor) -> int:
 
 
 @torch.no_grad()
-def _points(network: ELFPredictor, examples: Sequence[Prepared]) -> tuple[Tensor, Tensor]:
+def _points(
+    network: ELFPredictor, examples: Sequence[Prepared], tick: Callable[[], None]
+) -> tuple[Tensor, Tensor]:
     """(channels, points) that the head sees, and (points,) absolute errors there."""
     features, errors = [], []
     for example in (each.load() for each in examples):
@@ -98,6 +103,7 @@ def _points(network: ELFPredictor, examples: Sequence[Prepared]) -> tuple[Tensor
         chosen = torch.randint(len(error), (_POINTS,))
         features.append(seen[0].flatten(1)[:, chosen])
         errors.append(error[chosen])
+        tick()
     return torch.cat(features, 1), torch.cat(errors)
 
 
@@ -105,7 +111,9 @@ def _applied(head: torch.nn.Module, features: Tensor) -> Tensor:
     return head(features[None, :, :, None, None]).flatten()
 
 
-def _learn(head: torch.nn.Module, features: Tensor, errors: Tensor) -> None:
+def _learn(
+    head: torch.nn.Module, features: Tensor, errors: Tensor, tick: Callable[[], None]
+) -> None:
     """Train the head to give the quantile of the errors."""
     optimizer = torch.optim.Adam(head.parameters(), lr=_RATE)
     for _ in range(_STEPS):
@@ -114,6 +122,7 @@ def _learn(head: torch.nn.Module, features: Tensor, errors: Tensor) -> None:
         optimizer.zero_grad()
         torch.maximum(SHARE * beyond, (SHARE - 1) * beyond).mean().backward()
         optimizer.step()
+        tick()
 
 
 def known_range(examples: Iterable[Prepared], elements: Iterable[str]) -> KnownRange:
