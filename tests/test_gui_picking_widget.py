@@ -13,7 +13,8 @@ import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui.controls import choose
 from napari_vox3d.gui.layers import volume_layer
-from napari_vox3d.gui.picking_widget import FILE_FORMATS, OPEN_FIRST, WHOLE, PickParticles
+from napari_vox3d.gui.pick_saving import FILE_FORMATS
+from napari_vox3d.gui.picking_widget import OPEN_FIRST, WHOLE, PickParticles
 from napari_vox3d.gui.samples import simulated_tomogram
 from napari_vox3d.models import load_model
 from napari_vox3d.picks import Picks

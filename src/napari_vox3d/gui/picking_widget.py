@@ -13,12 +13,10 @@ from magicgui.widgets import CheckBox, FloatSlider, PushButton, RangeSlider
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QFileDialog, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.formats import PICK_FORMATS
-from napari_vox3d.formats.pick_formats import pick_format_by_name
 from napari_vox3d.gui.controls import (
     OPEN_FIRST,
     ComputeOptions,
@@ -33,6 +31,7 @@ from napari_vox3d.gui.controls import (
 )
 from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
 from napari_vox3d.gui.live_picks import LivePicks
+from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.reproduce import CopyButtons, reading_arguments
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.tomograms import calibrate, is_tomogram
@@ -46,8 +45,8 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 WHOLE = "Whole volume"
+READOUT = "QDoubleSpinBox { min-width: 30px; max-width: 30px; }"
 PAUSE = 100  # ms without a change before thresholds are applied
-FILE_FORMATS = {f"{known.title} (*{known.suffix})": name for name, known in PICK_FORMATS.items()}
 
 
 class ClassRow:
@@ -70,6 +69,8 @@ class ClassRow:
             tooltip=f"Score that a pick of {kind.name} needs. Applied at once; the network does "
             f"not run again. The model suggests {kind.threshold:g}.",
         )
+        readout = self.threshold.native.findChild(QDoubleSpinBox)
+        readout.setStyleSheet(READOUT)  # napari's style leaves the slider no room in a narrow dock
         self.count = QLabel(toolTip=f"Number of picks of {kind.name}.")
         self.count.setMinimumWidth(50)
         self.show_count(None)
@@ -176,7 +177,7 @@ class PickParticles(QWidget):
         self._on_volume()
 
     def save_picks(self, path: str | Path, format: str | None = None) -> list[Path]:
-        """Write the picks shown, as the user left them.
+        """Write the picks as the user left them: of a selected layer of edits, or those found last.
 
         Parameters
         ----------
@@ -197,15 +198,8 @@ class PickParticles(QWidget):
         scored = self._scored.get(self.volume.value) if self.volume.value else None
         if scored is None or not scored.present:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
-        picks = picks_from_layer(scored.layer, scored.volume)
-        known = PICK_FORMATS.get(format or pick_format_by_name(Path(path)) or "")
-        if known is None or known.classes != "one" or len(picks.classes) < 2:
-            return vox.write_picks(path, picks, format=format)
-        written = []
-        for label in picks.classes:
-            one = Path(path).with_stem(f"{Path(path).stem}_{label}")
-            written += vox.write_picks(one, picks.select(picks.labels == label), format=format)
-        return written
+        picks = picks_from_layer(self._to_save(scored), scored.volume)
+        return write_by_class(path, picks, format)
 
     def current_run(self) -> Run:
         """What the window is set to do now, thresholds included.
@@ -401,22 +395,15 @@ class PickParticles(QWidget):
     def _ask_and_save(self) -> None:
         layer = self.volume.value
         start = "picks.star" if layer is None else f"{Path(layer.name).stem}_picks.star"
-        path, chosen = QFileDialog.getSaveFileName(
-            self, "Save picks", start, ";;".join(FILE_FORMATS)
-        )
-        if not path:
-            return
-        suffix = PICK_FORMATS[FILE_FORMATS[chosen]].suffix
-        if FILE_FORMATS[chosen] == "copick-project" and Path(path).is_file():
-            suffix = Path(path).suffix  # a project of any name is written into
-        if not path.lower().endswith(suffix):  # a_info.json also of a.json
-            path = path.removesuffix("." + suffix.rpartition(".")[2]) + suffix
-        try:
-            written = self.save_picks(path, FILE_FORMATS[chosen])
-        except Vox3dError as error:
-            show_problem(error)
-            return
-        self.result.setText("Saved " + ", ".join(file.name for file in written) + ".")
+        written = ask_and_save(self, start, self.save_picks)
+        if written:
+            names = ", ".join(file.name for file in written)
+            self.result.setText(f"Saved {self._to_save(self._scored[layer]).name} to {names}.")
+
+    def _to_save(self, scored: LivePicks) -> Layer:
+        """A layer with edits, if the user selected one that another search left; or the last."""
+        active = self._viewer.layers.selection.active
+        return active if active in scored.kept else scored.layer
 
 
 def _score_particles(*args: Any, **kwargs: Any) -> list[Volume]:
