@@ -355,3 +355,82 @@ def test_the_explorer_opens_from_a_prediction(make_napari_viewer, silicon):
     assert isinstance(image, Image)
     open_explorer(viewer, image)
     assert sum(isinstance(d, ExploreCrystal) for d in viewer.window.dock_widgets.values()) == 1
+
+
+def test_a_slice_shows_the_volume_and_space_what_lies_in_it(qtbot, with_silicon):
+    viewer, widget = with_silicon
+    image = viewer.layers["Si ELF"]
+    wait(qtbot, widget.sections[pages.Maxima].run)
+    assert image.visible
+    viewer.dims.ndisplay = 3
+    assert not image.visible
+    widget.sections[pages.Surface].show_surface()
+    surface = viewer.layers["Si ELF surface"]
+    viewer.dims.ndisplay = 2
+    assert image.visible
+    assert not surface.visible
+    viewer.dims.ndisplay = 3
+    assert surface.visible
+    assert not image.visible
+    viewer.layers.remove(surface)
+    viewer.layers.remove("Si ELF maxima")
+    image.visible = True
+    viewer.dims.ndisplay = 2
+    viewer.dims.ndisplay = 3
+    assert image.visible  # there is nothing else to see
+
+
+def test_a_supercell_is_not_covered_by_what_was_made_of_one_cell(qtbot, with_silicon):
+    viewer, widget = with_silicon
+    wait(qtbot, widget.sections[pages.Maxima].run)
+    widget.sections[measures.Supercell].tile()
+    assert not viewer.layers["Si ELF maxima"].visible
+    assert viewer.layers["Si ELF 2×2×2"].visible
+
+
+def test_pages_are_copied_as_scripts_that_run(opened, tmp_path, monkeypatch, silicon):
+    viewer, widget = opened
+    monkeypatch.chdir(tmp_path)
+    vox.write_volume("ELFCAR", silicon)
+    add(viewer, volume_layers(vox.read_volumes(tmp_path / "ELFCAR")))
+    other = silicon.with_values(silicon.values * 0.9, name="other", source="")
+    add(viewer, volume_layers([other]))
+    widget.sections[measures.Compare].reference.value = viewer.layers["other"]
+    widget.sections[measures.LineProfile].ends[1].setText("0.5 0.25 0.1")
+    widget.sections[pages.Plane].height.setValue(0.5)
+    for kind, section in widget.sections.items():
+        widget.open = kind
+        if not section.function:
+            continue
+        run = widget.current_run()
+        assert run.source == str(tmp_path / "ELFCAR")
+        if kind is measures.Compare:
+            assert run.missing == ["other"]
+            continue
+        exec(run.as_script(save_as=f"{run.function}.csv" if "max" in run.function else "a.cube"))
+
+
+def test_what_is_predicted_is_copied_with_its_prediction(opened, tmp_path, monkeypatch):
+    viewer, widget = opened
+    monkeypatch.chdir(tmp_path)
+    bulk("Si").write("POSCAR")
+    elf = vox.predict_elf(tmp_path / "POSCAR", "promolecule", spacing=0.5)
+    add(viewer, volume_layers([elf]))
+    run = widget.current_run()
+    assert run.missing == []
+    assert "predict_elf" in run.as_script()
+    first, second = run.as_command().split(" && ")
+    assert first.startswith("vox3d elf")
+    assert "promolecule" in first
+    assert second == "vox3d maxima POSCAR.ELFCAR -o POSCAR_maxima.csv"
+    exec(run.as_script(save_as="found.csv"))
+    assert (tmp_path / "found.csv").is_file()
+
+
+def test_commands_say_what_they_cannot_do(with_silicon):
+    _, widget = with_silicon
+    widget.open = pages.Surface
+    with pytest.raises(vox.Vox3dError, match="copy the script"):
+        widget.current_run().as_command()
+    widget.open = pages.Plane
+    assert "--hkl '1 1 0' --through '0 0 0'" in widget.current_run().as_command()

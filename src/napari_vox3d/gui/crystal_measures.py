@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from magicgui.widgets import FileEdit
-from napari.layers import Image, Layer, Points
+from napari.layers import Layer, Points
 from qtpy.QtWidgets import QHBoxLayout, QLineEdit, QPushButton, QSpinBox
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import add_row, drop_down, note
 from napari_vox3d.gui.crystal_layers import line_layer
-from napari_vox3d.gui.crystal_sections import Section, shown_problems
+from napari_vox3d.gui.crystal_sections import Section, fractions, reading_of, shown_problems
 from napari_vox3d.gui.layers import volume_from_layer, volume_layer, volume_layers
 from napari_vox3d.gui.plots import Plot
 from napari_vox3d.gui.workers import RunControl
@@ -32,6 +32,7 @@ class LineProfile(Section):
 
     title = "Line profile"
     about = "Values between two atoms or points: a number of an atom, or a b c as fractions."
+    function = "line_profile"
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
@@ -56,6 +57,12 @@ class LineProfile(Section):
         self.hide_layer("line")
         self.plot.hide()
         self.result.clear()
+
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """Arguments of `line_profile`; places as fractions of the cell."""
+        ends = [_place(volume, end.text()) for end in self.ends]
+        start, stop = (end if isinstance(end, int) else fractions(volume, end) for end in ends)
+        return {"start": start, "stop": stop}
 
     @shown_problems
     def show_profile(self) -> None:
@@ -101,8 +108,7 @@ class LineProfile(Section):
 
     def _take(self, place: np.ndarray) -> None:
         volume = self._window.volume()
-        fractions = (volume.to_index(place) / volume.shape)[::-1].round(4) + 0.0
-        text = " ".join(f"{x:g}" for x in fractions)
+        text = " ".join(f"{x:.4g}" for x in fractions(volume, place))
         self.ends[len(self._clicked)].setText(text)
         self._clicked.append(text)
         if len(self._clicked) == len(self.ends):
@@ -115,6 +121,7 @@ class Compare(Section):
 
     title = "Compare"
     about = "Difference to another volume of the same crystal, whose grid may be another one."
+    function = "compare_volumes"
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
@@ -147,15 +154,24 @@ class Compare(Section):
     def _offer_file(self) -> None:
         self.form.setRowVisible(self.file.native, self.reference.value == FILE)
 
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """The reference, as it is read."""
+        from_file = self.reference.value == FILE
+        return {
+            "reference": {"source": str(self._file())}
+            if from_file
+            else reading_of(self.reference.value)
+        }
+
+    def _file(self) -> Path:
+        path = Path(self.file.value)
+        if not path.is_file():
+            raise Vox3dError("Choose a reference: an ELFCAR, a CHGCAR or a cube file.")
+        return path
+
     def _start(self) -> None:
         volume, reference = self._window.volume(), self.reference.value
-        if reference == FILE:
-            path = Path(self.file.value)
-            if not path.is_file():
-                raise Vox3dError("Choose a reference: an ELFCAR, a CHGCAR or a cube file.")
-            other: Volume | Path = path
-        else:
-            other = volume_from_layer(reference)
+        other = self._file() if reference == FILE else volume_from_layer(reference)
         self.run.run(_compare, volume, other, then=self._show)
 
     def _show(self, found: Comparison) -> None:
@@ -179,6 +195,7 @@ class Supercell(Section):
 
     title = "Supercell"
     about = "Show several cells side by side, atoms too."
+    function = "supercell"
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
@@ -190,15 +207,19 @@ class Supercell(Section):
         self.form.addRow("a b c", row)
         self.button("Show supercell", "Tile the crystal, and look at that.", self.tile)
 
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """Arguments of `supercell`."""
+        return {"repeats": [box.value() for box in self.repeats]}
+
     @shown_problems
     def tile(self) -> None:
         """Show the larger cell, its border and its atoms, and look at it from now on."""
         source = self._window.source.value
         volume = self._window.volume()
-        larger = vox.supercell(volume, [box.value() for box in self.repeats])
+        larger = vox.supercell(volume, **self.arguments(volume))
         for layer in self._viewer.layers:
             same = layer.metadata.get("provenance", {}).get("source") == volume.source
-            if layer is source or (same and not isinstance(layer, Image)):
+            if layer is source or same or self._window.made(layer):
                 layer.visible = False
         image, *more = volume_layers([larger])
         for number, made in enumerate(more):
@@ -212,6 +233,7 @@ class Values(Section):
 
     title = "Values and electrons"
     about = "What values there are and, of a density, how many electrons."
+    function = "volume_statistics"
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)

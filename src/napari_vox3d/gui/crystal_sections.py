@@ -31,7 +31,9 @@ from napari_vox3d.gui.crystal_layers import (
     surface_layer,
 )
 from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.reproduce import crystal_arguments
 from napari_vox3d.gui.workers import RunControl, show_problem
+from napari_vox3d.provenance import changed
 
 if TYPE_CHECKING:
     from napari_vox3d.gui.elf_tools_widget import ExploreCrystal
@@ -67,6 +69,8 @@ class Section(QWidget):
 
     title = ""
     about = ""
+    function = ""  # public name of what it does, if a script can do it
+    inside: tuple[str, ...] = ()  # roles of layers that the volume would cover in 3D
 
     def __init__(self, window: ExploreCrystal):
         super().__init__()
@@ -87,6 +91,14 @@ class Section(QWidget):
     def layers_changed(self) -> None:
         """Adapt to other open layers."""
 
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """Arguments of its function besides the volume, of JSON types."""
+        return {}
+
+    def lying_inside(self) -> list[Layer]:
+        """Layers that the volume would cover in 3D."""
+        return [layer for role in self.inside if (layer := self.shown(role)) is not None]
+
     def show_layer(self, role: str, made: LayerData) -> Layer:
         """Show a layer in place of the one that had this role before."""
         self.hide_layer(role)
@@ -100,6 +112,10 @@ class Section(QWidget):
         if layer in self._viewer.layers:
             self._viewer.layers.remove(layer)
 
+    def made(self, layer: Layer) -> bool:
+        """Whether a layer is one of this page."""
+        return layer in self._layers.values()
+
     def shown(self, role: str) -> Layer | None:
         """Return the layer of this role, if it is still open."""
         layer = self._layers.get(role)
@@ -107,9 +123,8 @@ class Section(QWidget):
 
     def see_in_3d(self) -> None:
         """Show the scene in 3D, without the volume, which would hide what lies in it."""
-        self._window.source.value.visible = False
-        if self._viewer.dims.ndisplay != 3:
-            self._viewer.dims.ndisplay = 3
+        self._viewer.dims.ndisplay = 3
+        self._window.uncover()
 
     def button(self, text: str, tooltip: str, press: Callable[[], None]) -> QPushButton:
         """Add a button."""
@@ -124,6 +139,8 @@ class Maxima(Section):
 
     title = "Bonds, lone pairs, interstitial electrons"
     about = "Maxima of an ELF, with the value there and their kind."
+    function = "find_maxima"
+    inside = ("maxima",)
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
@@ -145,6 +162,10 @@ class Maxima(Section):
         """Forget the maxima of another crystal."""
         self.legend.clear()
 
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """Arguments of `find_maxima`."""
+        return changed(least=(self.least.value(), 0.5), prominence=(self.prominence.value(), 0.01))
+
     def _start(self) -> None:
         volume = self._window.volume()
         self.run.run(
@@ -154,6 +175,7 @@ class Maxima(Section):
 
     def _show(self, volume: Volume, found: Picks) -> None:
         self.show_layer("maxima", maxima_layer(found, volume))
+        self._window.uncover()
         rows = []
         for kind, colour in KIND_COLOURS.items():
             values = found.scores[found.labels == kind]
@@ -174,6 +196,8 @@ class Surface(Section):
 
     title = "Isosurface"
     about = "Surface of one value, in the true cell and continued to its border."
+    function = "isosurface"
+    inside = ("surface",)
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
@@ -207,6 +231,12 @@ class Surface(Section):
         """Offer the volumes that are open now."""
         self.colour_by.reset_choices()
 
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """Arguments of `isosurface`."""
+        other = self.colour_by.value
+        colours = {} if other == ONE_COLOUR else {"colour_by": reading_of(other)}
+        return {"level": round(self.level.value(), 6), **colours}
+
     @shown_problems
     def show_surface(self) -> None:
         """Show the surface at the level."""
@@ -231,6 +261,8 @@ class Plane(Section):
 
     title = "Lattice plane"
     about = "Cut along (h k l) of any cell, shown where it lies."
+    function = "lattice_plane"
+    inside = ("plane",)
 
     def __init__(self, window: ExploreCrystal):
         super().__init__(window)
@@ -254,15 +286,26 @@ class Plane(Section):
         self.hide_layer("plane")
         self._reach()
 
+    def arguments(self, volume: Volume) -> dict[str, Any]:
+        """Arguments of `lattice_plane`; the origin as fractions of the cell."""
+        through, _ = self._through(volume)
+        return {"hkl": self._indices(), "origin": fractions(volume, through)}
+
+    def _indices(self) -> list[int]:
+        return [box.value() for box in self.hkl]
+
+    def _through(self, volume: Volume) -> tuple[np.ndarray, np.ndarray]:
+        """A point of the plane at the height, and its normal."""
+        cut = vox.lattice_plane(volume, self._indices(), origin=volume.origin)
+        normal = cut.step[0] / np.linalg.norm(cut.step[0])
+        return volume.origin + self.height.value() * normal, normal
+
     @shown_problems
     def show_plane(self) -> None:
         """Cut and show the plane at the height."""
-        volume, hkl = self._window.volume(), [box.value() for box in self.hkl]
-        cut = vox.lattice_plane(volume, hkl, origin=volume.origin)
-        normal = cut.step[0] / np.linalg.norm(cut.step[0])
-        if self.height.value():
-            origin = volume.origin + self.height.value() * normal
-            cut = vox.lattice_plane(volume, hkl, origin=origin)
+        volume = self._window.volume()
+        through, normal = self._through(volume)
+        cut = vox.lattice_plane(volume, self._indices(), origin=through)
         made = plane_layer(cut, volume)
         layer = self.shown("plane")
         self._view = normal, cut.step[1]
@@ -290,6 +333,17 @@ class Plane(Section):
     def _update(self) -> None:
         if self.shown("plane") is not None:
             self.show_plane()
+
+
+def reading_of(layer: Any) -> dict[str, Any]:
+    """Where a script takes the volume of a layer from."""
+    arguments = crystal_arguments(volume_from_layer(layer))
+    return {**arguments, "source": arguments["source"] or layer.name}
+
+
+def fractions(volume: Volume, place: np.ndarray) -> list[float]:
+    """Give a place in Å (z, y, x) as fractions of the cell along a, b and c."""
+    return ((volume.to_index(place) / volume.shape)[::-1].round(6) + 0.0).tolist()
 
 
 def _replace_surface(layer: Any, made: LayerData) -> None:

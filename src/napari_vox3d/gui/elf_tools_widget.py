@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from napari.layers import Image, Layer
+from napari.layers import Surface as Surface3D
 from qtpy.QtCore import Qt
 from qtpy.QtWidgets import QPushButton, QWidget
 
@@ -14,6 +15,8 @@ from napari_vox3d.gui.controls import add_row, choose, drop_down, note, scrolled
 from napari_vox3d.gui.crystal_measures import Compare, LineProfile, Save, Supercell, Values
 from napari_vox3d.gui.crystal_sections import Maxima, Plane, Section, Surface
 from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.reproduce import CopyButtons, crystal_arguments
+from napari_vox3d.provenance import Run
 
 if TYPE_CHECKING:
     import napari
@@ -63,7 +66,11 @@ class ExploreCrystal(QWidget):
             heading.clicked.connect(lambda _=False, kind=kind: self.toggle(kind))
             form.addRow(heading)
             form.addRow(section)
+        self.copy = CopyButtons(self.current_run)
+        form.addRow(self.copy)
         self.open: type[Section] | None = SECTIONS[0]
+        self._covering: Layer | None = None
+        napari_viewer.dims.events.ndisplay.connect(self._slices_or_space)
         self.setMinimumHeight(420)
         self.source.changed.connect(self._look)
         self._look()
@@ -103,6 +110,40 @@ class ExploreCrystal(QWidget):
             raise Vox3dError(OPEN_FIRST)
         return volume_from_layer(self.source.value)
 
+    def current_run(self) -> Run:
+        """What the open page is set to do now.
+
+        Raises
+        ------
+        Vox3dError
+            If there is no crystal, or the page is not set to anything that can be done.
+        """
+        assert self.open is not None
+        volume = self.volume()
+        arguments = crystal_arguments(volume)
+        source = arguments.pop("source") or self.source.value.name
+        settings = self.sections[self.open].arguments(volume)
+        return Run(self.open.function, source, {**arguments, **settings})
+
+    def made(self, layer: Layer) -> bool:
+        """Whether a layer was made by one of the pages."""
+        return any(section.made(layer) for section in self.sections.values())
+
+    def uncover(self) -> None:
+        """Hide the volume in 3D, where it would cover what lies in it; slices show it."""
+        self._covering = self.source.value
+        self._slices_or_space()
+
+    def _slices_or_space(self, *_: Any) -> None:
+        inside = [layer for part in self.sections.values() for layer in part.lying_inside()]
+        if not inside or self._covering is not self.source.value:
+            return
+        flat = self.viewer.dims.ndisplay == 2
+        self._covering.visible = flat
+        for layer in inside:
+            if isinstance(layer, Surface3D):  # in a slice they would cover it in turn
+                layer.visible = not flat
+
     def _look(self, *_: Any) -> None:
         there = self.source.value is not None
         self.hint.setText("" if there else OPEN_FIRST)
@@ -122,11 +163,15 @@ class ExploreCrystal(QWidget):
             self.sections[kind].setVisible(is_open)
             if is_open:
                 self.sections[kind].opened()
+        self.copy.setVisible(there and self.open is not None and bool(self.open.function))
+        self.copy.said.hide()
 
 
 def open_explorer(viewer: napari.viewer.Viewer, layer: Layer) -> None:
     """Open the window beside the others, or find it open, and look at a layer there."""
-    _, window = viewer.window.add_plugin_dock_widget("napari-vox3d", "Explore a crystal")
+    _, window = viewer.window.add_plugin_dock_widget(
+        "napari-vox3d", "Explore a crystal", tabify=True
+    )
     window.choose(layer)
     window.setFocus(Qt.FocusReason.OtherFocusReason)
 

@@ -53,6 +53,28 @@ def reading_arguments(layer: Image, volume: Volume) -> dict[str, Any]:
     return {**arguments, "voxel_size": round(float(size[0]), 6)}
 
 
+def crystal_arguments(volume: Volume) -> dict[str, Any]:
+    """Arguments of a run that make a crystal's volume be there.
+
+    Parameters
+    ----------
+    volume
+        What `volume_from_layer` gives for a layer.
+
+    Returns
+    -------
+    dict
+        ``"source"``, a path or a name; ``"member"`` if it is not the first volume of its file, or
+        ``"made_by"``, the `Run` that predicts it, if it is no file's.
+    """
+    run = Run.from_metadata(volume.metadata)
+    if run is not None and volume.source in ("", run.source):
+        return {"source": run.source, "made_by": run.as_metadata()["run"]}
+    tiled = volume.metadata.get("provenance", {}).get("method") == "supercell"
+    member = {"member": volume.metadata["member"]} if volume.metadata.get("member") else {}
+    return {"source": "" if tiled else volume.source, **member}
+
+
 class CopyButtons(QWidget):
     """*Copy as script* and *Copy as command*, and a line on what is left to fill in.
 

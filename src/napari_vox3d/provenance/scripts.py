@@ -8,24 +8,25 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any
 
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.provenance import crystals
+from napari_vox3d.provenance.files import uncertainty_file
+from napari_vox3d.provenance.wording import (
+    SEVERAL,
+    Name,
+    call,
+    elf_file,
+    options,
+    path_of,
+    plain,
+    settings_of,
+)
 
 if TYPE_CHECKING:
     from napari_vox3d.provenance import Run
 
-_WIDTH = 88  # of a script
-_COMPRESSED = (".gz", ".bz2", ".xz")
-# Arguments that hold the sources of functions that work on several.
-_SEVERAL = {
-    "train_picker": "examples",
-    "train_elf": "elfs",
-    "pick_files": "tomograms",
-    "predict_elf_files": "sources",
-}
-
 
 def script(run: Run, save_as: str) -> str:
     """Write Python that makes the result of a run; see `Run.as_script`."""
-    write = _of(_SCRIPTS, run.function, "script")
     about = f"napari-vox3d {run.version}"
     if run.model:
         about += f", model {run.model}" + (f", sha256 {run.sha256}" if run.sha256 else "")
@@ -33,11 +34,14 @@ def script(run: Run, save_as: str) -> str:
     if run.edited:
         lines += ["# The result was edited by hand; this makes it as it was before."]
     lines += [f"# Put a path here: {name!r} is not a file." for name in missing(run)]
+    write = _of(_SCRIPTS, run.function, "script")
     return "\n".join([*lines, *write(run, save_as), ""])
 
 
 def command(run: Run, save_as: str) -> str:
     """Write the command that makes the result of a run; see `Run.as_command`."""
+    if run.function in crystals.ANALYSES:
+        return " && ".join(map(shlex.join, crystals.command(run, save_as)))
     return shlex.join(_of(_COMMANDS, run.function, "command")(run, save_as))
 
 
@@ -55,31 +59,31 @@ def _of(
 
 
 def _sources(run: Run) -> list[Any]:
-    return run.arguments.get(_SEVERAL.get(run.function, ""), [run.source])
-
-
-def _settings(run: Run) -> dict[str, Any]:
-    """Arguments besides the sources, and the model."""
-    settings = {key: v for key, v in run.arguments.items() if key not in _SEVERAL.values()}
-    return {"model": run.model, **settings} if run.model else settings
+    if run.function in crystals.ANALYSES:
+        return crystals.sources(run)
+    return run.arguments.get(SEVERAL.get(run.function, ""), [run.source])
 
 
 def _script_of_elf(run: Run, save_as: str) -> list[str]:
+    settings, target = settings_of(run), save_as or elf_file(run)
+    made = {"elf": target}
+    if settings.get("uncertainty"):
+        made["uncertainty"] = uncertainty_file(target)
     return [
         "import napari_vox3d as vox",
         "",
-        _call("elf", "vox.predict_elf", [_path(run.source)], _settings(run)),
-        _call("", "vox.write_volume", [save_as or _elf_file(run), _Name("elf")], {}),
+        call(", ".join(made), "vox.predict_elf", [path_of(run.source)], settings),
+        *(call("", "vox.write_volume", [path, Name(name)], {}) for name, path in made.items()),
     ]
 
 
 def _tomogram(run: Run) -> tuple[str, dict[str, Any]]:
     """Statement that reads the tomogram, and the settings that are left for picking."""
-    settings = dict(_settings(run))
+    settings = dict(settings_of(run))
     member = settings.pop("member", 0)
     if not member:
-        return _call("tomogram", "vox.read_volume", [_path(run.source)], {}), settings
-    return f"tomogram = vox.read_volumes({_path(run.source)!r})[{member}]", settings
+        return call("tomogram", "vox.read_volume", [path_of(run.source)], {}), settings
+    return f"tomogram = vox.read_volumes({path_of(run.source)!r})[{member}]", settings
 
 
 def _script_of_scores(run: Run, save_as: str) -> list[str]:
@@ -89,7 +93,7 @@ def _script_of_scores(run: Run, save_as: str) -> list[str]:
         "import napari_vox3d as vox",
         "",
         reading,
-        _call("maps", "vox.score_particles", [_Name("tomogram")], settings),
+        call("maps", "vox.score_particles", [Name("tomogram")], settings),
         "for score in maps:",
         f'    vox.write_volume({stem + "_"!r} + score.name + ".mrc", score)',
     ]
@@ -101,13 +105,13 @@ def _script_of_picks(run: Run, save_as: str) -> list[str]:
         "import napari_vox3d as vox",
         "",
         reading,
-        _call("picks", "vox.pick_particles", [_Name("tomogram")], settings),
-        _call("", "vox.write_picks", [save_as or _picks_file(run), _Name("picks")], {}),
+        call("picks", "vox.pick_particles", [Name("tomogram")], settings),
+        call("", "vox.write_picks", [save_as or _picks_file(run), Name("picks")], {}),
     ]
 
 
 def _script_of_picker(run: Run, save_as: str) -> list[str]:
-    settings = dict(_settings(run))
+    settings = dict(settings_of(run))
     radii = settings.pop("classes", None)
     name = settings.pop("name", "my-picker")
     size = settings.pop("voxel_size", None)
@@ -118,7 +122,7 @@ def _script_of_picker(run: Run, save_as: str) -> list[str]:
     imports += [f"from napari_vox3d.training.inputs import {', '.join(used)}"]
     lines = ["examples = ["]
     lines += [
-        f"    *read_examples([{_path(tomogram)!r}], {[_path(file) for file in files]!r}{sized}),"
+        f"    *read_examples([{path_of(tomogram)!r}], {list(map(path_of, files))!r}{sized}),"
         for tomogram, files in _sources(run)
     ]
     lines += ["]"]
@@ -132,7 +136,7 @@ def _script_of_picker(run: Run, save_as: str) -> list[str]:
 
 
 def _script_of_elf_model(run: Run, save_as: str) -> list[str]:
-    settings = dict(_settings(run))
+    settings = dict(settings_of(run))
     name = settings.pop("name", "my-elf")
     return [
         "import napari_vox3d as vox",
@@ -140,7 +144,7 @@ def _script_of_elf_model(run: Run, save_as: str) -> list[str]:
         "from napari_vox3d.training.inputs import read_true_elf",
         "",
         "elfs = [",
-        *(f"    read_true_elf({_path(source)!r})," for source in _sources(run)),
+        *(f"    read_true_elf({path_of(source)!r})," for source in _sources(run)),
         "]",
         *_train(["vox.train_elf", "elfs"], name, settings, save_as),
     ]
@@ -149,23 +153,23 @@ def _script_of_elf_model(run: Run, save_as: str) -> list[str]:
 def _train(given: list[str], name: str, settings: dict[str, Any], save_as: str) -> list[str]:
     folder = [save_as] if save_as else []
     return [
-        _call("draft", "Draft.named", [name, *folder], {}),
-        _call("model", "draft.train", [_Name(each) for each in given], settings),
+        call("draft", "Draft.named", [name, *folder], {}),
+        call("model", "draft.train", [Name(each) for each in given], settings),
         'print(f"Saved in {draft.folder}.")',
     ]
 
 
 def _script_of_batch(run: Run, save_as: str) -> list[str]:
-    settings = dict(_settings(run))
+    settings = dict(settings_of(run))
     folder = save_as or settings.pop("folder", "results")
     settings.pop("folder", None)
-    sources = [_path(source) for source in _sources(run)]
-    call = _call("outcomes", f"vox.{run.function}", [sources, folder], settings)
+    sources = [path_of(source) for source in _sources(run)]
+    made = call("outcomes", f"vox.{run.function}", [sources, folder], settings)
     return [
         "import napari_vox3d as vox",
         "",
         'if __name__ == "__main__":  # its workers import this file too',
-        *("    " + line for line in call.splitlines()),
+        *("    " + line for line in made.splitlines()),
         "    for outcome in outcomes:",
         "        print(outcome.source, outcome.state, outcome.problem)",
     ]
@@ -179,55 +183,22 @@ _SCRIPTS: dict[str, Callable[[Run, str], list[str]]] = {
     "train_elf": _script_of_elf_model,
     "pick_files": _script_of_batch,
     "predict_elf_files": _script_of_batch,
+    **dict.fromkeys(crystals.ANALYSES, crystals.script),
 }
 
 
-class _Name(str):
-    """Name in a script: written as it is, where any other text is quoted."""
-
-    __slots__ = ()
-
-    def __repr__(self) -> str:
-        return str(self)
-
-
-def _call(name: str, function: str, args: Sequence[Any], settings: Mapping[str, Any]) -> str:
-    """Statement ``name = function(args…, settings…)``, on several lines if it is long."""
-    start = f"{name} = {function}(" if name else f"{function}("
-    parts = [repr(each) for each in args] + [f"{key}={v!r}" for key, v in settings.items()]
-    line = f"{start}{', '.join(parts)})"
-    if len(line) <= _WIDTH:
-        return line
-    parts = [_literal(each) for each in args]
-    parts += [f"{key}={_literal(value)}" for key, value in settings.items()]
-    return "\n".join([start, *(f"    {part}," for part in parts), ")"])
-
-
-def _literal(value: Any) -> str:
-    """Write an argument, a long list or mapping on a line for each of its parts."""
-    text = repr(value)
-    if len(text) + 4 <= _WIDTH or not isinstance(value, list | Mapping):
-        return text
-    parts = (
-        [f"{key!r}: {each!r}" for key, each in value.items()]
-        if isinstance(value, Mapping)
-        else [repr(each) for each in value]
-    )
-    return "\n".join([text[0], *(f"        {part}," for part in parts), f"    {text[-1]}"])
-
-
 def _command_of_elf(run: Run, save_as: str) -> list[str]:
-    target = ["-o", save_as or _elf_file(run)]
-    return ["vox3d", "elf", _path(run.source), *target, *_options(_settings(run))]
+    target = ["-o", save_as or elf_file(run)]
+    return ["vox3d", "elf", path_of(run.source), *target, *options(settings_of(run))]
 
 
 def _command_of_picks(run: Run, save_as: str) -> list[str]:
     target = ["-o", save_as or _picks_file(run)]
-    return ["vox3d", "pick", _path(run.source), *target, *_options(_settings(run))]
+    return ["vox3d", "pick", path_of(run.source), *target, *options(settings_of(run))]
 
 
 def _command_of_picker(run: Run, save_as: str) -> list[str]:
-    settings = dict(_settings(run))
+    settings = dict(settings_of(run))
     radii = settings.pop("classes", {})
     tomograms = [tomogram for tomogram, _ in _sources(run)]
     files = [file for _, group in _sources(run) for file in group]
@@ -236,25 +207,25 @@ def _command_of_picker(run: Run, save_as: str) -> list[str]:
             "The command takes one pick file for each of several tomograms; save the picks of a "
             "tomogram together, or copy the script."
         )
-    options = [part for file in files for part in ("--picks", _path(file))]
+    picks = [part for file in files for part in ("--picks", path_of(file))]
     settings = {"class": list(radii), "radius": radii, **settings}
-    return ["vox3d", "train", *map(_path, tomograms), *options, *_saved(settings, save_as)]
+    return ["vox3d", "train", *map(path_of, tomograms), *picks, *_saved(settings, save_as)]
 
 
 def _command_of_elf_model(run: Run, save_as: str) -> list[str]:
-    return ["vox3d", "train-elf", *map(_path, _sources(run)), *_saved(_settings(run), save_as)]
+    return ["vox3d", "train-elf", *map(path_of, _sources(run)), *_saved(settings_of(run), save_as)]
 
 
 def _saved(settings: dict[str, Any], save_as: str) -> list[str]:
-    return [*(["-o", save_as] if save_as else []), *_options(settings)]
+    return [*(["-o", save_as] if save_as else []), *options(settings)]
 
 
 def _command_of_batch(run: Run, save_as: str) -> list[str]:
-    settings = {"jobs": 1, **_settings(run)}  # a batch even of one file
+    settings = {"jobs": 1, **settings_of(run)}  # a batch even of one file
     folder = settings.pop("folder", "results")
     command = "pick" if run.function == "pick_files" else "elf"
-    sources = map(_path, _sources(run))
-    return ["vox3d", command, *sources, "-o", save_as or folder, *_options(settings)]
+    sources = map(path_of, _sources(run))
+    return ["vox3d", command, *sources, "-o", save_as or folder, *options(settings)]
 
 
 _COMMANDS: dict[str, Callable[[Run, str], list[str]]] = {
@@ -267,53 +238,12 @@ _COMMANDS: dict[str, Callable[[Run, str], list[str]]] = {
 }
 
 
-def _options(settings: Mapping[str, Any]) -> list[str]:
-    """Options of a command: lists and values by class repeat theirs, True stands alone."""
-    words: list[str] = []
-    for key, value in settings.items():
-        option = "--" + _OPTIONS.get(key, key.replace("_", "-"))
-        if key == "region":
-            words += [option, ",".join(f"{start}:{stop}" for start, stop in value)]
-        elif key == "shape":
-            words += [option, *map(str, value)]
-        elif isinstance(value, Mapping):
-            words += [
-                part for name, number in value.items() for part in (option, f"{name}={number}")
-            ]
-        elif isinstance(value, list):
-            words += [part for each in value for part in (option, str(each))]
-        elif value is True:
-            words += [option]
-        elif value is not None and value is not False:
-            words += [option, str(value)]
-    return words
-
-
-_OPTIONS = {"classes": "class", "channels": "channel"}
-
-
 def _flat(sources: Sequence[Any]) -> list[str]:
     return [one for each in sources for one in (_flat(each) if isinstance(each, list) else [each])]
 
 
-def _path(source: str) -> str:
-    """Path of a source; a gap to fill in if it is only the name of a layer."""
-    if Path(source).exists() or PurePath(source).parent != PurePath():
-        return source
-    return f"PATH/TO/{source or 'FILE'}"
-
-
 def _stem(source: str) -> str:
-    return PurePath(_plain(source)).stem or "picks"
-
-
-def _plain(source: str) -> str:
-    name = PurePath(source).name
-    return PurePath(name).stem if name.lower().endswith(_COMPRESSED) else name
-
-
-def _elf_file(run: Run) -> str:
-    return f"{_plain(run.source) or 'predicted'}.ELFCAR"
+    return PurePath(plain(source)).stem or "picks"
 
 
 def _picks_file(run: Run) -> str:
