@@ -375,12 +375,38 @@ def test_evaluate_counts_by_class(run, tmp_path):
     assert "CZII" not in result.output
     narrow = run("evaluate", found, truth, "--radius", 30, "--beta", 4)
     assert "F4" in narrow.output
-    assert "CZII score 0.000" in narrow.output
+    assert "0.000" in narrow.output
     wide = run(
         "evaluate", found, truth, "--radius", "ribosome=50", "--radius", "new=1", "--beta", 4
     )
     f = 17 * 2 / 3 / (16 + 2 / 3)
     assert f"CZII score {f / 7:.3f}" in wide.output
+    vox.write_picks(found, vox.read_picks(found).select([0, 1]))
+    theirs = run("evaluate", found, truth, "--czii", "-o", tmp_path / "scores.csv")
+    assert f"CZII score {f / 7:.3f}" in theirs.output
+    assert (tmp_path / "scores.csv").read_text().splitlines()[1].endswith(",2,1,0")
+    assert run("evaluate", found, truth, "--czii", "--radius", 3).exit_code == 2
+
+
+def test_evaluate_sums_over_tomograms_of_files_and_folders(run, tmp_path):
+    def some(name, *places):
+        return vox.Picks([[0, 0, x] for x in places], "a", radii=60.0, tomogram=name)
+
+    parts = [some("A", 0, 500), some("B", 100)]
+    vox.write_pick_collection(tmp_path / "truth.csv", parts)
+    (tmp_path / "found").mkdir()
+    vox.write_picks(tmp_path / "found" / "b.csv", some("B", 110, 900))
+    result = run("evaluate", tmp_path / "found", tmp_path / "truth.csv")
+    assert result.exit_code == 0, result.output + result.stderr
+    row = next(line.split()[3::2] for line in result.output.splitlines() if "│ a" in line)
+    assert row == ["0.500", "0.333", "0.400", "1", "2", "1"]
+    (tmp_path / "empty").mkdir()
+    assert "no pick files" in run("evaluate", tmp_path / "empty", tmp_path / "truth.csv").stderr
+    vox.write_picks(tmp_path / "found" / "b.csv", some("C", 110))
+    vox.write_picks(tmp_path / "found" / "d.csv", some("D", 110))
+    refused = run("evaluate", tmp_path / "found", tmp_path / "truth.csv")
+    assert refused.exit_code == 2
+    assert "no tomogram is in both" in refused.stderr
 
 
 def test_evaluate_without_a_radius_is_one_line(run, tomogram, picks):

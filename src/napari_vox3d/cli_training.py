@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +14,8 @@ from rich.table import Table
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import write_aside
+from napari_vox3d.formats.pick_formats import pick_format_by_name
 from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
 from napari_vox3d.terminal import (
     Device,
@@ -24,6 +28,12 @@ from napari_vox3d.terminal import (
     progress_bar,
 )
 from napari_vox3d.training.drafts import Draft, free_name
+from napari_vox3d.training.evaluation import (
+    CZII_RADII,
+    czii_score,
+    pair_tomograms,
+    table_rows,
+)
 from napari_vox3d.training.inputs import (
     known_radii,
     particle_classes,
@@ -184,8 +194,10 @@ def _weights(losses: list[str]) -> dict[str, float]:
 
 
 def evaluate(
-    picks: Annotated[Path, typer.Argument(help="Picks to judge.")],
-    truth: Annotated[Path, typer.Argument(help="Picks that are known to be true.")],
+    picks: Annotated[
+        Path, typer.Argument(help="Picks to judge: a file of any number of tomograms, or a folder.")
+    ],
+    truth: Annotated[Path, typer.Argument(help="Picks that are known to be true, likewise.")],
     radius: Annotated[
         list[str] | None,
         typer.Option(
@@ -194,32 +206,66 @@ def evaluate(
         ),
     ] = None,
     beta: Annotated[float, typer.Option(help="Weight of recall in F; 4 for the CZII score.")] = 1.0,
+    czii: Annotated[
+        bool, typer.Option("--czii", help="Radii and β of the CZII challenge, and its score.")
+    ] = False,
     volume: Annotated[
         Path | None, typer.Option(help="Their tomogram, if the files need its voxel size or name.")
     ] = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Also write the table, as CSV.")
+    ] = None,
 ) -> None:
-    """Compare picks with the truth: precision, recall and F of each class."""
+    """Compare picks with the truth: precision, recall and F of each class.
+
+    Tomograms of several are paired by name; counts are summed over them.
+    """
+    if czii and radius:
+        raise typer.BadParameter("--czii and --radius: give one of them.")
     radii = numbers_by_class(radius)
+    if czii:
+        radii, beta = {name: size / 2 for name, size in CZII_RADII.items()}, 4.0
     with one_line_errors():
         tomogram = None if volume is None else vox.read_volume(volume)
-        found, true = (vox.read_picks(path, tomogram) for path in (picks, truth))
+        found, true = pair_tomograms(*(_to_judge(path, tomogram) for path in (picks, truth)))
         scores = vox.evaluate_picks(found, true, radius=radii, beta=beta)
-        rows: list[dict[str, Any]] = [
-            {
-                "class": label,
-                "precision": f"{score.precision:.3f}",
-                "recall": f"{score.recall:.3f}",
-                f"F{beta:g}": f"{score.f:.3f}",
-                "matched": score.matched,
-                "missed": score.true - score.matched,
-                "false": score.picked - score.matched,
-            }
-            for label, score in scores.classes.items()
-        ]
-        print_rows(rows)
+        rows = table_rows(scores)
+        print_rows([
+            {name: f"{value:.3f}" if isinstance(value, float) else value
+             for name, value in row.items()}
+            for row in rows[:-1]
+        ])  # fmt: skip
         out.print(f"mean F{beta:g} {scores.mean_f:.3f}", highlight=False)
-        if beta == 4:
-            out.print(f"CZII score {scores.weighted_f():.3f}", highlight=False)
+        if beta == 4 and CZII_RADII.keys() & scores.classes.keys():
+            out.print(f"CZII score {czii_score(found, true):.3f}", highlight=False)
+        if output is not None:
+            with (
+                write_aside(output) as aside,
+                aside.open("w", newline="", encoding="utf-8") as file,
+            ):
+                writer = csv.DictWriter(file, rows[0])
+                writer.writeheader()
+                writer.writerows(rows)
+
+
+def _to_judge(path: Path, tomogram: vox.Volume | None) -> list[vox.Picks]:
+    """Picks of one tomogram, or of each that a file or the files of a folder hold."""
+    if tomogram is not None:
+        return [vox.read_picks(path, tomogram)]
+    if not path.is_dir():
+        return vox.read_pick_collection(path)
+    files = [file for file in sorted(path.iterdir()) if pick_format_by_name(file)]
+    if not files:
+        raise Vox3dError(f"There are no pick files in {path}.")
+    parts = [
+        part if part.tomogram else replace(part, tomogram=file.stem)
+        for file in files
+        for part in vox.read_pick_collection(file)
+    ]
+    by_name: dict[str, list[vox.Picks]] = {}  # formats of one class have a file for each
+    for part in parts:
+        by_name.setdefault(part.tomogram, []).append(part)
+    return [vox.Picks.concatenate(same) for same in by_name.values()]
 
 
 def networks() -> None:
