@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import psutil
 import pytest
+from elf_models import model as tiny_elf_model
 
 import napari_vox3d as vox
 from napari_vox3d.batch import gpus, local
@@ -246,6 +247,24 @@ def test_what_would_fail_with_every_file_is_said_at_once(tomograms, tmp_path, op
     with pytest.raises(Vox3dError, match=message):
         vox.pick_files(tomograms, tmp_path / "out", on_outcome=told.append, **options)
     assert told == []
+
+
+def test_uncertainties_lie_beside_the_elfs(crystals, tmp_path):
+    tiny_elf_model(head=True).save(tmp_path / "model")
+    out = tmp_path / "out"
+
+    def run(**options):
+        return vox.predict_elf_files(crystals[:1], out, tmp_path / "model", spacing=0.5, **options)
+
+    (alone,) = run()
+    (both,) = run(uncertainty=True)  # the ELF is there, its uncertainty is not
+    elf, band = both.targets
+    assert (alone.state, both.state, alone.targets) == ("done", "done", (elf,))
+    assert band == elf.removesuffix(".ELFCAR") + ".uncertainty.ELFCAR"
+    assert vox.read_volume(band).quantity == "uncertainty"
+    assert states(run(uncertainty=True)) == ["skipped"]
+    Path(band).unlink()
+    assert states(run(uncertainty=True)) == ["done"]
 
 
 def test_an_elf_has_its_formats_and_a_folder(crystals, tmp_path):

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from elf_models import model as tiny_elf_model
 from rich.console import Console
 from typer.testing import CliRunner
 
@@ -157,3 +158,30 @@ def test_a_batch_that_cannot_begin_is_one_line(run, tomograms, tmp_path):
     assert result.exit_code == 2
     assert len(result.stderr.strip().splitlines()) == 1
     assert run("pick", *tomograms, "--jobs", 0).exit_code == 2
+
+
+def test_elf_with_uncertainty_writes_it_beside_and_says_a_number(run, crystals, tmp_path):
+    tiny_elf_model(head=True).save(tmp_path / "model")
+    for name, beside in (("ELFCAR", "ELFCAR.uncertainty"), ("a.cube.gz", "a.uncertainty.cube.gz")):
+        result = run("elf", crystals[0], "-o", tmp_path / name, "--spacing", "0.4", "--uncertainty",
+                     "--model", tmp_path / "model")  # fmt: skip
+        assert result.exit_code == 0, result.output + result.stderr
+        elf, band = (vox.read_volume(tmp_path / each) for each in (name, beside))
+        assert (elf.quantity, band.quantity) == ("elf", "uncertainty")
+        assert 0 < band.values.mean() < 1
+        assert f"90 % band ±{band.values.mean():.3f}, means over the cell" in result.output
+        assert elf.metadata["run"]["arguments"]["uncertainty"] is True
+    refused = run(
+        "elf", crystals[0], "-o", tmp_path / "b.cube", "--uncertainty", "-m", "promolecule"
+    )
+    assert refused.exit_code == 2
+    assert "cannot say how far off it may be" in refused.stderr
+    assert not (tmp_path / "b.cube").exists()
+
+
+def test_elfnet_models_take_their_tables(run, crystals, tmp_path):
+    tiny_elf_model(channels=("sad",), elfnet=True).save(tmp_path / "model")
+    words = ("elf", crystals[0], "-o", tmp_path / "ELFCAR", "-m", tmp_path / "model")
+    assert "neutral_densities" in run(*words).stderr
+    (tmp_path / "tables").mkdir()
+    assert "Si.pkl: cannot be read" in run(*words, "--tables", tmp_path / "tables").stderr

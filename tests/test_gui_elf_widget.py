@@ -9,6 +9,8 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.io import write
+from elf_models import density
+from elf_models import model as tiny
 from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
@@ -21,7 +23,7 @@ from napari_vox3d.gui.elf_widget import FILE, PredictELF
 from napari_vox3d.gui.layers import structure_layers, volume_layers
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.inference import device
-from napari_vox3d.models import load_model
+from napari_vox3d.models import KnownRange, load_model, registry
 from napari_vox3d.volume import Volume
 
 CARD = {
@@ -313,3 +315,116 @@ def test_shipped_models_on_a_hexagonal_crystal(opened, qtbot, errors, name):
     assert elf.data.shape == source.data.shape
     assert 0 <= elf.data.min() < elf.data.max() <= 1
     assert elf.metadata["vox3d"].metadata["run"]["model"] == name
+
+
+@pytest.fixture
+def installed(tmp_path, monkeypatch):
+    """Two default models, one of them for densities; both can say how far off they may be."""
+    monkeypatch.setenv("NAPARI_VOX3D_MODELS", str(tmp_path / "own"))
+    monkeypatch.setattr(registry, "SHIPPED", tmp_path / "none")
+    known = KnownRange(elements=["Si"], lowest=[-99.0] * 24, highest=[99.0] * 24)
+    for name, options in {
+        "atoms": {"default": True, "head": True, "known": known},
+        "density": {"default": True, "head": True, "source": "electron density"},
+        "silent": {},
+        "published": {"channels": ("sad",), "elfnet": True},
+    }.items():
+        tiny(name, **options).save(tmp_path / "own" / name)
+
+
+def test_uncertainty_is_a_hidden_layer_and_a_number(installed, opened, qtbot, errors):
+    viewer, widget = opened
+    choose(widget.model.menu, "atoms")
+    add(viewer, volume_layers([density(bulk("Mg"), shape=(20, 12, 12))]))
+    widget.uncertainty.value = True
+    assert widget.current_run().arguments["uncertainty"] is True
+    press_and_wait(qtbot, widget)
+    assert errors == []
+    elf, band = (viewer.layers[name] for name in ("Mg2 ELF", "Mg2 ELF uncertainty"))
+    assert (elf.visible, band.visible) == (True, False)
+    assert viewer.layers.index(band) == viewer.layers.index(elf) + 1
+    for name in ("scale", "translate"):
+        assert np.array_equal(getattr(elf, name), getattr(band, name))
+    assert elf.data.shape == band.data.shape
+    assert elf.colormap.name != band.colormap.name
+    held = band.metadata["vox3d"]
+    assert held.quantity == "uncertainty"
+    assert f"90 % band ±{held.values.mean():.3f} (means" in widget.result.text()
+    assert "Expected error 0." in widget.result.text()
+    assert "Show the layer “Mg2 ELF uncertainty”" in widget.result.text()
+    assert recall("elf")["uncertainty"] is True
+    command = widget.current_run().as_command()
+    assert "--uncertainty" in command
+
+
+def test_what_a_model_has_never_seen_is_a_visible_warning(installed, opened, qtbot, errors):
+    viewer, widget = opened
+    choose(widget.model.menu, "atoms")
+    add(viewer, volume_layers([density(bulk("Mg"), shape=(20, 12, 12))]))
+    assert widget.warning.isHidden()
+    press_and_wait(qtbot, widget)
+    assert not widget.warning.isHidden()
+    assert widget.warning.text().startswith("⚠ The model has never seen Mg;")
+    viewer.layers.clear()
+    add(viewer, volume_layers([density(shape=(16, 16, 16))]))
+    press_and_wait(qtbot, widget)
+    assert widget.warning.isHidden()
+    assert errors == []
+
+
+def test_the_menu_says_which_model_default_is(installed, opened, qtbot, errors):
+    viewer, widget = opened
+    menu = widget.model.menu
+
+    def default():
+        return menu.native.itemText(0)
+
+    assert menu.value == "default"
+    assert default() == "Default: atoms"
+    assert "Default unless the file holds the electron density" in widget.model.about.text()
+    *_, structure = add(viewer, structure_layers(bulk("Si"), "silicon"))
+    assert default() == "Default: atoms"
+    assert "because there is no electron density" in widget.model.about.text()
+    image, *_ = add(viewer, volume_layers([density(shape=(16, 16, 16), name="CHGCAR")]))
+    widget.source.value = image
+    assert default() == "Default: density"
+    assert "predicts from the electron density of this layer" in widget.model.about.text()
+    assert widget.current_run().model == "default"
+    press_and_wait(qtbot, widget)
+    assert "by “density”" in widget.result.text()
+    assert "Input: the electron density of the source" in widget.result.text()
+    choose(menu, "atoms")  # it is taken, though it is a default too
+    assert widget.current_run().model == "atoms"
+    press_and_wait(qtbot, widget)
+    assert "by “atoms”" in widget.result.text()
+    assert "Input: superposed atomic densities" in widget.result.text()
+    assert recall("elf")["model"] == "atoms"
+    widget.source.value = structure
+    assert default() == "Default: atoms"
+    assert menu.value == "atoms"
+    assert errors == []
+
+
+def test_what_a_model_cannot_do_is_not_offered(installed, opened, qtbot, errors, tmp_path):
+    viewer, widget = opened
+    add(viewer, structure_layers(bulk("Si"), "silicon"))
+    widget.uncertainty.value = True
+    rows = widget._form
+    for name, knows, needs in (
+        ("default", True, False), ("silent", False, False), ("published", False, True)
+    ):  # fmt: skip
+        widget.model.menu.value = name
+        assert widget.uncertainty.enabled is knows
+        assert rows.isRowVisible(widget.tables.native) is needs
+        assert ("uncertainty" in widget.current_run().arguments) is knows
+    press_and_wait(qtbot, widget)
+    assert "name ELFNet's folder neutral_densities" in errors[0].message
+    (tmp_path / "neutral_densities").mkdir()
+    widget.tables.value = tmp_path / "neutral_densities"
+    assert widget.current_run().arguments["tables"] == str(tmp_path / "neutral_densities")
+    press_and_wait(qtbot, widget)
+    assert "Si.pkl: cannot be read" in errors[1].message
+    again = PredictELF(viewer)
+    qtbot.addWidget(again)
+    assert again.tables.value == tmp_path / "neutral_densities"
+    assert again.uncertainty.value is True

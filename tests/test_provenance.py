@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 import starfile
 from ase.build import bulk
+from elf_models import model as tiny_elf_model
 from typer.testing import CliRunner
 
 import napari_vox3d as vox
@@ -200,6 +201,23 @@ def test_elfs_come_again(tmp_path, monkeypatch, options):
         again = vox.read_volume(path)
         np.testing.assert_array_equal(again.values, expected.values)
         assert again.metadata["run"]["arguments"] == run.arguments
+
+
+def test_an_elf_and_its_uncertainty_come_again(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    bulk("Si").write("POSCAR", format="vasp")
+    tiny_elf_model(head=True).save(tmp_path / "model")
+    made = vox.predict_elf("POSCAR", "model", spacing=0.4, uncertainty=True)
+    for volume in made:
+        run = Run.from_metadata(volume.metadata)
+        assert run.arguments == {"spacing": 0.4, "uncertainty": True}
+    run_script(run.as_script(save_as="script.ELFCAR"))
+    run_command(run.as_command())
+    for stem in ("script", "POSCAR"):
+        for name, volume in zip((stem, f"{stem}.uncertainty"), made, strict=True):
+            again = vox.read_volume(f"{name}.ELFCAR")
+            np.testing.assert_allclose(again.values, volume.values, atol=1e-5)
+            assert again.quantity == volume.quantity
 
 
 def test_a_bare_crystal_of_a_density_file_keeps_its_grid():

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -19,6 +19,7 @@ from napari_vox3d.formats import PICK_FORMATS, split_address
 from napari_vox3d.formats.compression import plain_name
 from napari_vox3d.formats.copick_project import tomograms_of
 from napari_vox3d.formats.pick_formats import pick_format_by_name
+from napari_vox3d.provenance.files import uncertainty_file
 from napari_vox3d.terminal import (
     Device,
     Format,
@@ -36,6 +37,9 @@ from napari_vox3d.terminal import (
     save_volume,
     target_path,
 )
+
+if TYPE_CHECKING:
+    from napari_vox3d.volume import Volume
 
 Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
 ElfFormat = Enum("ElfFormat", {name: name for name in ELF_FORMATS}, type=str)  # type: ignore[misc]
@@ -145,6 +149,14 @@ def elf(
     file_format: Annotated[
         ElfFormat | None, typer.Option("--format", help="Of several results. Default: ELFCAR.")
     ] = None,
+    uncertainty: Annotated[
+        bool,
+        typer.Option("--uncertainty", help="Write how far off it may be too: NAME.uncertainty.*"),
+    ] = False,
+    tables: Annotated[
+        Path | None,
+        typer.Option(help="Folder neutral_densities of ELFNet, for its published checkpoints."),
+    ] = None,
     device: Device = "auto",
     precision: Precision = "auto",
     jobs: Jobs = None,
@@ -158,15 +170,16 @@ def elf(
     sources those are skipped whose result is there, not older, and of the same settings; one that
     fails does not stop the others, and a table tells what became of them.
     """
-    options: dict[str, Any] = {"spacing": spacing, "device": device, "precision": precision}
+    options: dict[str, Any] = {"spacing": spacing, "device": device, "precision": precision,
+                               "uncertainty": uncertainty, "tables": tables}  # fmt: skip
     kind = file_format.value if file_format else "ELFCAR"
     if len(sources) == 1 and not (jobs or scheduler):
         with one_line_errors():
             path = sources[0]
             target = target_path(plain_name(path), output, False, ELF_FORMATS[kind])
             with progress_bar(path.name) as progress:
-                volume = vox.predict_elf(path, model, shape=shape, progress=progress, **options)
-            save_volume(target, volume)
+                made = vox.predict_elf(path, model, shape=shape, progress=progress, **options)
+            _save_elf(target, *(made if isinstance(made, tuple) else (made,)))
         return
     if shape is not None:
         raise typer.BadParameter("--shape is for one source.")
@@ -174,6 +187,17 @@ def elf(
         vox.predict_elf_files, sources, output or Path(), model, format=kind, **options,
         **_how(jobs, scheduler, cluster_config, overwrite),
     )  # fmt: skip
+
+
+def _save_elf(target: Path, elf: Volume, uncertainty: Volume | None = None) -> None:
+    """Write an ELF, and how far off it may be; say the latter in a number."""
+    from napari_vox3d.inference.elf import stated_error
+
+    save_volume(target, elf)
+    if uncertainty is not None:
+        save_volume(Path(uncertainty_file(str(target))), uncertainty)
+    if stated := stated_error(elf):
+        out.print(f"{stated}, means over the cell", highlight=False)
 
 
 def _tomograms_of(path: Path) -> list[Path]:

@@ -58,8 +58,8 @@ class Volume:
         (3,) Å: centre of voxel (0, 0, 0).
     quantity
         What the values are: ``"density"`` (tomograms, maps), ``"electron density"``,
-        ``"superposed atomic density"``, ``"spin density"``, ``"elf"``, ``"potential"``,
-        ``"difference"`` or ``"score"``.
+        ``"superposed atomic density"``, ``"spin density"``, ``"elf"``, ``"uncertainty"`` (of an
+        ELF), ``"potential"``, ``"difference"`` or ``"score"``.
     unit
         Unit of the values, e.g. ``"e/Å³"`` or ``"eV"``; empty when they have none.
     periodic

@@ -149,6 +149,8 @@ def predict_elf_files(
     overwrite: bool = False,
     device: str = "auto",
     precision: str = "auto",
+    uncertainty: bool = False,
+    tables: str | Path | None = None,
     progress: Progress | None = None,
     on_outcome: OnOutcome | None = None,
 ) -> list[Outcome]:
@@ -173,7 +175,9 @@ def predict_elf_files(
         Å between grid points; default: as `predict_elf`.
     jobs, scheduler, cluster_config, overwrite, progress, on_outcome
         See `pick_files`.
-    device, precision
+    uncertainty
+        Also write how far off each ELF may be, ``NAME.uncertainty`` beside it; see `predict_elf`.
+    device, precision, tables
         See `predict_elf`. With ``"auto"`` or ``"cuda"`` each process has its own GPU.
 
     Returns
@@ -191,7 +195,11 @@ def predict_elf_files(
     if format not in ELF_FORMATS:
         raise Vox3dError(f"An ELF can be written as {', '.join(ELF_FORMATS)}, not {format!r}.")
     cards = _cards(model, "elf")
-    options = {"spacing": spacing, "device": device, "precision": precision}
+    options: dict[str, Any] = {"spacing": spacing, "device": device, "precision": precision}
+    if uncertainty:
+        options["uncertainty"] = True
+    if tables is not None:
+        options["tables"] = str(Path(tables).expanduser().absolute())
     suffix, folder = ELF_FORMATS[format], Path(folder)
     tasks = [
         _task("elf", source, folder / (name.own + suffix), model, options)
@@ -225,7 +233,7 @@ def _run(
     if folder.exists() and not folder.is_dir():
         raise Vox3dError(f"{folder} is a file; several results need a folder.")
     folder.mkdir(parents=True, exist_ok=True)
-    outcomes = [Outcome(task.source, (task.target,), 0.0, None, "skipped") for task in tasks]
+    outcomes = [Outcome(task.source, task.targets, 0.0, None, "skipped") for task in tasks]
     if on_outcome is not None:
         for outcome, why in zip(outcomes, whys, strict=True):
             if why is None:

@@ -39,8 +39,9 @@ def why_to_do(task: Task, cards: Sequence[ModelCard]) -> str | None:
         that will do.
     """
     try:
-        source, target = split_address(task.source)[0], Path(task.target)
-        if target.stat().st_mtime < source.stat().st_mtime:
+        source = split_address(task.source)[0]
+        made = min(Path(path).stat().st_mtime for path in task.targets)
+        if made < source.stat().st_mtime:
             return "source changed since"
     except OSError:
         return ""

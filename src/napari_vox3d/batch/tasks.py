@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from napari_vox3d.errors import Cancelled, Vox3dError
+from napari_vox3d.provenance.files import uncertainty_file
 
 Progress = Callable[[int, int], None]
 
@@ -75,6 +76,13 @@ class Task:
     format: str | None = None
     name: str | None = None
     again: str = ""
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Files that are there when the task is done: the uncertainty beside the ELF, if asked."""
+        if not self.options.get("uncertainty"):
+            return (self.target,)
+        return (self.target, uncertainty_file(self.target))
 
     def on(self, device: str) -> Task:
         """Return the same task on another device."""
@@ -150,6 +158,8 @@ def _pick(task: Task, progress: Progress | None) -> tuple[list[Path], int]:
 def _predict_elf(task: Task, progress: Progress | None) -> tuple[list[Path], None]:
     import napari_vox3d as vox
 
-    elf = vox.predict_elf(task.source, task.model, progress=progress, **task.options)
-    vox.write_volume(task.target, elf)
-    return [Path(task.target)], None
+    made = vox.predict_elf(task.source, task.model, progress=progress, **task.options)
+    volumes = made if isinstance(made, tuple) else (made,)
+    for path, volume in zip(task.targets, volumes, strict=True):
+        vox.write_volume(path, volume)
+    return [Path(path) for path in task.targets], None

@@ -109,6 +109,8 @@ def _quantity(comment: str) -> str:
             return quantity
     if "potential in ev" in comment:
         return "potential"
+    if comment.strip().startswith("uncertainty"):
+        return "uncertainty"
     if "electron localization function" in comment or re.search(r"\belf\b", comment):
         return "elf"
     if "density" in comment and not _OTHER_DENSITIES.search(comment):

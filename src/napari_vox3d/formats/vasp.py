@@ -69,6 +69,7 @@ class Kind:
 _LINE = 480  # characters of a comment that other programs have room for
 _TOTAL, _SPINS = ("total", "difference"), ("up", "down")
 _ELF = Kind("ELFCAR", "elf", "", False, 10, 5, _SPINS)
+_BAND = Kind("uncertainty", "uncertainty", "", False, 10, 5, _SPINS)
 POTENTIAL = Kind("LOCPOT", "potential", "eV", False, 5, 11, _SPINS)
 CHARGE = Kind("CHGCAR", "electron density", "e/Å³", True, 5, 11, _TOTAL)
 _SAD = Kind("SAD", "superposed atomic density", "e/Å³", True, 5, 11, _TOTAL)
@@ -77,7 +78,8 @@ _SAD = Kind("SAD", "superposed atomic density", "e/Å³", True, 5, 11, _TOTAL)
 def _kind_of(path: Path) -> Kind:
     """Tell by the name; anything that does not say otherwise is a density times volume."""
     name = plain_name(path).upper()
-    for word, kind in (("ELFCAR", _ELF), ("LOCPOT", POTENTIAL), ("AECCAR1", _SAD)):
+    kinds = {"UNCERTAINTY": _BAND, "ELFCAR": _ELF, "LOCPOT": POTENTIAL, "AECCAR1": _SAD}
+    for word, kind in kinds.items():
         if word in name:
             return kind
     return _SAD if re.match(r"SAD(?![A-Z])", name) else CHARGE
@@ -90,8 +92,9 @@ def read(path: str | Path) -> list[Volume]:
     ----------
     path
         The file, plain or compressed (gzip, bzip2, xz). Its name decides what it holds: a name
-        with ELFCAR or LOCPOT the ELF or the potential; AECCAR1 or one that begins with SAD a
-        superposition of atomic densities; any other, ``*.vasp`` included, an electron density.
+        with ELFCAR or LOCPOT the ELF or the potential, with "uncertainty" that of an ELF; AECCAR1
+        or one that begins with SAD a superposition of atomic densities; any other, ``*.vasp``
+        included, an electron density.
 
     Returns
     -------
@@ -243,6 +246,8 @@ def _volumes(
 
 def _label(path: Path, kind: Kind) -> str:
     """Return the name that VASP gives such a file, if it is in the file's name."""
+    if kind is _BAND:  # POSCAR.uncertainty.ELFCAR
+        return kind.label
     found = re.search(r"AECCAR\d|PARCHG|CHGCAR|CHG|ELFCAR|LOCPOT", plain_name(path).upper())
     return found[0] if found else kind.label
 

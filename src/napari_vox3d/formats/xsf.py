@@ -39,7 +39,7 @@ _GRID = re.compile(rb"DATAGRID_?3D_?(\S*)[^\n]*\n")  # with BEGIN_ before it or 
 _HEAD = re.compile(rb"\s*(?:\S+\s+){14}\S+[^\S\n]*\n?")
 _PERIODICITY = {"3": "CRYSTAL", "2": "SLAB", "1": "POLYMER", "0": ""}
 _UNITS = {"electron density": "e/Å³", "superposed atomic density": "e/Å³", "spin density": "e/Å³",
-          "elf": "", "potential": "eV"}  # fmt: skip
+          "elf": "", "uncertainty": "", "potential": "eV"}  # fmt: skip
 _COLUMNS, _DIGITS = 5, 11
 _LINE = 480  # characters of a comment that other programs have room for
 

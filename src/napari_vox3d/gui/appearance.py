@@ -58,6 +58,10 @@ def volume_look(volume: Volume, shown: Any) -> dict[str, Any]:
     colormap: Any = "viridis"
     if volume.quantity in ("elf", "score"):
         limits, level = (0.0, 1.0), min(0.7, 0.9 * float(sample.max()))
+    elif volume.quantity == "uncertainty":
+        # A tenth of an ELF is much: bright is doubtful in every crystal, and dark is safe.
+        colormap, limits = "inferno", (0.0, max(0.1, float(np.percentile(sample, 99))))
+        level = float(np.percentile(sample, 90))
     elif volume.quantity == "potential":
         # Only differences of a potential mean something, and the wells at the nuclei drown them.
         centre, level = map(float, np.percentile(sample, (50, 90)))

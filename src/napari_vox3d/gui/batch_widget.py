@@ -179,7 +179,7 @@ class RunBatch(QWidget):
         card, (function, sources) = self.card, FUNCTIONS[self.task.value]
         paths = [str(path) for path in self.files.paths]
         arguments = {sources: paths, "folder": str(self._folder()), **self._options()}
-        model = _name_for_all(card)
+        model = _name_for_all(self.models[self.task.value], card)
         sha256 = card.sha256 if model == card.name else None
         return Run(function, "", arguments, model=model, sha256=sha256 or "")
 
@@ -235,10 +235,11 @@ class RunBatch(QWidget):
             self.files.show_state(path, "waiting")
         function, _ = FUNCTIONS[self.task.value]
         paths = self.files.paths
+        model = _name_for_all(self.models[self.task.value], card)
         self._lock(True)
         self._look.start()
         self.run.run(
-            _run_batch, function, paths, folder, _name_for_all(card), on_outcome=self._news.append,
+            _run_batch, function, paths, folder, model, on_outcome=self._news.append,
             then=partial(self._finish, folder), **options,
         )  # fmt: skip
 
@@ -387,9 +388,9 @@ OUTCOMES = ("done", "skipped", "failed")
 OPEN_STATES = ("waiting", "running")
 
 
-def _name_for_all(card: ModelCard) -> str:
+def _name_for_all(choice: ModelChoice, card: ModelCard) -> str:
     """Name that each file finds its model by: the default ELF model may depend on the source."""
-    return "default" if card.task == "elf" and card.default else card.name
+    return choice.chosen or "default" if card.task == "elf" else card.name
 
 
 def _file_of(layer: Layer) -> Path | None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from napari_vox3d.models import ModelCard, Task
 
 OPEN_FIRST = "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
+DEFAULT = "default"  # in a menu of models: the source decides which of several
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
@@ -168,6 +169,8 @@ class ModelChoice(QWidget):
         super().__init__()
         self._task = task
         self._cards = {}
+        self._default: ModelCard | None = None
+        self._why = ""
         self.menu = drop_down("", choices=self._models)
         self.about = note()
         layout = QVBoxLayout(self)
@@ -193,15 +196,31 @@ class ModelChoice(QWidget):
     @property
     def card(self) -> ModelCard | None:
         """Card of the chosen model; None if no model is installed."""
-        return self._cards.get(self.menu.value)
+        return self._default if self.menu.value == DEFAULT else self._cards.get(self.menu.value)
+
+    @property
+    def defaults(self) -> list[ModelCard]:
+        """Cards of the default models: for an ELF there may be several, and the source decides."""
+        return [card for card in self._cards.values() if card.default]
 
     @property
     def chosen(self) -> str:
         """Name to remember: empty for the default, which may become another one."""
-        return "" if self.card is None or self.card.default else self.card.name
+        alone = self.card is None or (self.card.default and len(self.defaults) == 1)
+        return "" if alone or self.menu.value == DEFAULT else self.card.name
+
+    def show_default(self, card: ModelCard, why: str) -> None:
+        """Say which of several default models it is for the present source, and why."""
+        self._default, self._why = card, why
+        self.menu.native.setItemText(0, self._default_text())
+        self._describe()
+
+    def _default_text(self) -> str:
+        return f"Default: {self._default.title}"
 
     def _choose_default(self) -> None:
-        choose(self.menu, next((name for name, card in self._cards.items() if card.default), None))
+        names = [DEFAULT, *(card.name for card in self.defaults)]
+        choose(self.menu, next((name for name in names if name in self.menu.choices), None))
 
     def _list(self) -> None:
         if not isalive(self):
@@ -214,10 +233,15 @@ class ModelChoice(QWidget):
     def _models(self, _: object = None) -> list[tuple[str, str]]:
         self._cards = {card.name: card for card in vox.list_models(self._task)}
         titles = Counter(card.title for card in self._cards.values())
-        return [  # a drop-down keeps one of several choices of the same text
+        choices = [  # a drop-down keeps one of several choices of the same text
             (card.title if titles[card.title] == 1 else f"{card.title} ({name})", name)
             for name, card in self._cards.items()
         ]
+        if len(self.defaults) < 2:
+            return choices
+        if self._default not in self.defaults:  # until a source tells
+            self._default = min(self.defaults, key=lambda card: card.needs_density)
+        return [(self._default_text(), DEFAULT), *choices]
 
     def _describe(self) -> None:
         card = self.card
@@ -225,7 +249,8 @@ class ModelChoice(QWidget):
             self.about.setText("No model is installed.")
             return
         more = " Hover here for measured figures." if card.metrics else ""
-        self.about.setText((card.description or card.training) + more)
+        why = f"{self._why} " if self.menu.value == DEFAULT and self._why else ""
+        self.about.setText(why + (card.description or card.training) + more)
         self.setToolTip(figures(card))
 
 

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from magicgui.widgets import FileEdit
+from magicgui.widgets import CheckBox, FileEdit
 from napari.layers import Image, Layer
 from qtpy.QtWidgets import QPushButton, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import (
+    DEFAULT,
     ComputeOptions,
     ModelChoice,
     add_row,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 FILE = "A file…"
+WARNING = "background: #6b4e00; color: white; border-radius: 3px; padding: 4px;"
 
 
 class PredictELF(QWidget):
@@ -66,10 +68,22 @@ class PredictELF(QWidget):
             tooltip="POSCAR, CONTCAR, CIF, or a density such as CHGCAR; it need not be open.",
         )
         self.model = ModelChoice("elf", remembered.get("model", ""))
+        self.tables = FileEdit(
+            mode="d", nullable=True, value=remembered.get("tables") or None,
+            tooltip="Folder neutral_densities of ELFNet: its published models know no other atomic "
+            "densities, and may not be given any.",
+        )  # fmt: skip
+        self.tables.choose_btn.text = "Choose…"
         self.spacing = spacing_box()
+        self.uncertainty = CheckBox(
+            text="Show uncertainty", value=remembered.get("uncertainty", False)
+        )
         self.run = RunControl(
             "Predict ELF", self._start, "Predict in the background; press again to cancel."
         )
+        self.warning = note()
+        self.warning.setStyleSheet(WARNING)
+        self.warning.hide()
         self.result = note()
         self.explore = QPushButton(
             "Explore this ELF…",
@@ -83,13 +97,17 @@ class PredictELF(QWidget):
         add_row(form, "Source", self.source)
         add_row(form, "File", self.file)
         add_row(form, "Model", self.model)
+        add_row(form, "Tables", self.tables)
         add_row(form, "Grid", self.spacing)
+        form.addRow("", self.uncertainty.native)
         self.computing = ComputeOptions(self, form)
         form.addRow(self.run)
+        form.addRow(self.warning)
         form.addRow(self.result)
         form.addRow(self.explore)
         form.addRow(self.copy)
         self.source.changed.connect(self._offer_file)
+        self.model.menu.changed.connect(self._offer_what_the_model_has)
         self.reset_choices()
 
     def reset_choices(self, *_: Any) -> None:
@@ -124,10 +142,11 @@ class PredictELF(QWidget):
             spacing=(spacing, None),
             device=(computing["device"], "auto"),
             precision=(computing["precision"], "auto"),
+            **{key: (value, None) for key, value in self._extras().items()},
         )
         source_name = name or self.source.value.name
-        model = _asked_for(card)
-        sha256 = "" if model == "default" else card.sha256 or ""
+        model = self.model.menu.value
+        sha256 = "" if model == DEFAULT else card.sha256 or ""
         return Run("predict_elf", source_name, arguments, model=model, sha256=sha256)
 
     def _sources(self, _: object = None) -> list[Layer | str]:
@@ -139,16 +158,66 @@ class PredictELF(QWidget):
             self.result.setText(
                 "Choose a file; or open one: File › Open File(s)…, or File › Open Sample › vox3d."
             )
+        self._tell_default()
+
+    def _tell_default(self) -> None:
+        """Say which of several default models fits the source."""
+        if len(self.model.defaults) > 1:
+            from napari_vox3d.inference.elf import default_model
+            from napari_vox3d.inference.elf_inputs import foreign_electrons
+
+            if self.source.value == FILE:
+                card = min(self.model.defaults, key=lambda each: each.needs_density)
+                why = (
+                    "Default unless the file holds the electron density of the valence shells that "
+                    "models know; that is then predicted from."
+                )
+            else:
+                given = self._read_source()
+                card, problem = default_model(given).card, foreign_electrons(given)
+                why = (
+                    f"Default here, because {problem}."
+                    if problem
+                    else "Default here: it predicts from the electron density of this layer."
+                )
+            self.model.show_default(card, why)
+        self._offer_what_the_model_has()
+
+    def _offer_what_the_model_has(self, *_: Any) -> None:
+        """Offer an uncertainty if the model knows it, and to choose tables if it needs them."""
+        card, undecided = self.model.card, self.source.value == FILE
+        cards = [card] if card else []
+        if undecided and self.model.menu.value == DEFAULT:
+            cards = self.model.defaults
+        self.uncertainty.enabled = bool(cards) and all(each.uncertainty for each in cards)
+        self.uncertainty.tooltip = (
+            "Also make a layer of how far off the ELF may be at each point."
+            if self.uncertainty.enabled
+            else "This model cannot say how far off it may be."
+        )
+        self._form.setRowVisible(self.tables.native, _needs_tables(card))
+
+    def _extras(self) -> dict[str, Any]:
+        """Arguments that only some models take."""
+        extras: dict[str, Any] = {}
+        if self.uncertainty.enabled and self.uncertainty.value:
+            extras["uncertainty"] = True
+        if _needs_tables(self.model.card) and self.tables.value is not None:
+            extras["tables"] = str(self.tables.value)
+        return extras
 
     def _start(self) -> None:
         source = self._read_source()
         spacing = self.spacing.value or None
         card = self._card()
-        remember("elf", model=self.model.chosen, spacing=self.spacing.value)
+        tables = "" if self.tables.value is None else str(self.tables.value)
+        remember("elf", model=self.model.chosen, spacing=self.spacing.value,
+                 uncertainty=self.uncertainty.value, tables=tables)  # fmt: skip
         self.result.clear()
+        self.warning.hide()
         self.run.run(
-            _predict_elf, source, _asked_for(card),
-            spacing=spacing, **self.computing.arguments(),
+            _predict_elf, source, self.model.menu.value,
+            spacing=spacing, **self._extras(), **self.computing.arguments(),
             then=partial(self._show, self.source.value, card.title, time.monotonic()),
         )  # fmt: skip
 
@@ -171,11 +240,23 @@ class PredictELF(QWidget):
         atoms.info["source"] = layer.metadata.get("provenance", {}).get("source", "")
         return atoms
 
-    def _show(self, source: Layer | str, title: str, started: float, elf: Volume) -> None:
+    def _show(
+        self,
+        source: Layer | str,
+        title: str,
+        started: float,
+        made: Volume | tuple[Volume, Volume],
+    ) -> None:
+        from napari_vox3d.inference.elf import stated_error
+
+        elf, *bands = made if isinstance(made, tuple) else (made,)
         image, *structure = volume_layers([elf]) if source == FILE else [volume_layer(elf)]
         above = [n for n, layer in enumerate(self._viewer.layers, 1) if isinstance(layer, Image)]
         self._predicted = Layer.create(*image)
-        self._viewer.layers.insert(max(above, default=0), self._predicted)
+        place = max(above, default=0)
+        for band in bands:  # hidden: it lies where the ELF is
+            self._viewer.layers.insert(place, Layer.create(*volume_layer(band, visible=False)))
+        self._viewer.layers.insert(place, self._predicted)
         for layer in structure:
             self._viewer.add_layer(Layer.create(*layer))
         if isinstance(source, Image):
@@ -183,16 +264,20 @@ class PredictELF(QWidget):
         grid = "×".join(map(str, elf.shape))
         low, high = np.min(elf.values), np.max(elf.values)
         what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"
-        made = elf.metadata["provenance"]
+        account = elf.metadata["provenance"]
         titles = {card.name: card.title for card in vox.list_models("elf")}
         title = titles.get(elf.metadata.get("run", {}).get("model"), title)
         words = [
             f"ELF{what} on {grid} points, from {low:.3f} to {high:.3f}, by “{title}” in "
-            f"{time.monotonic() - started:.1f} s. Input: {made['input']}."
+            f"{time.monotonic() - started:.1f} s. Input: {account['input']}."
         ]
-        if "expected error" in made:
-            words.append(f"Expected error: {made['expected error']:.3f} on average.")
-        self.result.setText(" ".join(words + made.get("notes", [])))
+        if stated := stated_error(elf):
+            words.append(f"{stated[0].upper()}{stated[1:]} (means over the cell).")
+        words += [f"Show the layer “{band.name}” to see where." for band in bands]
+        self.result.setText(" ".join(words))
+        notes = account.get("notes", [])
+        self.warning.setText("⚠ " + " ".join(notes))
+        self.warning.setVisible(bool(notes))
         self.explore.show()
 
     def _explore(self) -> None:
@@ -201,10 +286,8 @@ class PredictELF(QWidget):
         open_explorer(self._viewer, self._predicted)
 
 
-def _asked_for(card: ModelCard) -> str:
-    """Name to predict by: the default is another model for an electron density, if there is one."""
-    several = any(each.default and each.needs_density for each in vox.list_models("elf"))
-    return "default" if card.default and several else card.name
+def _needs_tables(card: ModelCard | None) -> bool:
+    return card is not None and card.input.density == "elfnet"
 
 
 def _has_crystal(layer: Layer) -> bool:
@@ -214,6 +297,6 @@ def _has_crystal(layer: Layer) -> bool:
     return hasattr(held, "get_chemical_symbols")  # ase.Atoms, without importing ase
 
 
-def _predict_elf(*args: Any, **kwargs: Any) -> Volume:
+def _predict_elf(*args: Any, **kwargs: Any) -> Volume | tuple[Volume, Volume]:
     # Looked up in the thread, because this imports torch.
     return vox.predict_elf(*args, **kwargs)
