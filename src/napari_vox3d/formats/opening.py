@@ -1,4 +1,4 @@
-"""What reading a file begins with: its address, whether it may be read, the module of its format."""
+"""What reading a file begins with: its address, whether it may be read, its format's module."""
 
 from __future__ import annotations
 
