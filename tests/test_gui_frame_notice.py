@@ -61,6 +61,27 @@ def test_a_notice_offers_the_other_way(tmp_path, viewer, notices):
     np.testing.assert_allclose(np.array(points.size) * 20, 100)
 
 
+def test_the_window_is_about_the_selected_picks(tmp_path, qtbot, viewer, notices):
+    open_tomogram(viewer, tmp_path)
+    viewer.add_points(INDICES, name="others", scale=(20, 20, 20))
+    points = open_picks(viewer, tmp_path)
+    window = FitPicks(viewer)
+    qtbot.addWidget(window)
+    assert window.picks.value is points
+    assert "made on" in window.said.text()
+
+
+def test_several_open_tomograms_get_their_picks_of_one_file(tmp_path, viewer, notices):
+    for name in ("TS_01", "TS_02", "TS_04", "TS_02_bin4"):
+        layer = open_tomogram(viewer, tmp_path, name, voxel_size=10.0)
+    viewer.layers.selection.active = layer
+    several = [picks(name) for name in ("TS_01", "TS_02", "TS_03")]
+    (path,) = write_pick_collection(tmp_path / "all.star", several)
+    opened = viewer.open(path, plugin="napari-vox3d")
+    assert [layer.name for layer in opened] == ["all TS_01", "all TS_02_bin4"]
+    assert [picks_from_layer(layer).tomogram for layer in opened] == ["TS_01", "TS_02"]
+
+
 def test_picks_that_fit_open_without_a_word(tmp_path, viewer, notices):
     open_tomogram(viewer, tmp_path, voxel_size=10.0)
     open_picks(viewer, tmp_path)

@@ -261,6 +261,18 @@ def test_edited_picks_are_never_overwritten(picked, qtbot, inference, edit):
     assert len(fresh.data) == 3
 
 
+def test_the_selected_layer_is_saved_of_edits_and_new_picks(picked, qtbot, inference, tmp_path):
+    viewer, widget, _, picks = picked
+    picks.add((1, 2, 3))
+    count = len(picks.data)
+    set_threshold(qtbot, widget, inference, "ribosome", 0.7)
+    (new,) = widget.save_picks(tmp_path / "new.csv")
+    assert len(vox.read_picks(new)) == len(viewer.layers["tomogram picks [1]"].data)
+    viewer.layers.selection.active = picks
+    (edited,) = widget.save_picks(tmp_path / "edited.csv")
+    assert len(vox.read_picks(edited)) == count
+
+
 def test_a_pick_added_by_hand_has_no_score(picked):
     *_, picks = picked
     picks.add((1, 2, 3))

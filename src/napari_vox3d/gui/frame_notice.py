@@ -11,7 +11,7 @@ from magicgui.widgets import ComboBox, PushButton
 from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.gui.controls import OPEN_FIRST, add_row, drop_down, note
+from napari_vox3d.gui.controls import OPEN_FIRST, add_row, choose, drop_down, note
 from napari_vox3d.gui.layers import picks_from_layer, picks_layer, volume_from_layer
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.gui.workers import show_problem
@@ -122,6 +122,7 @@ class FitPicks(QWidget):
         self.volume.changed.connect(self._look)
         self.fit.changed.connect(self._fit)
         self.reset_choices()
+        choose(self.picks, napari_viewer.layers.selection.active)  # what a notice was about
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that are open now; napari calls this when they change."""

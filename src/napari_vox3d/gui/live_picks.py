@@ -49,6 +49,8 @@ class LivePicks:
         Number of picks of each class that is shown.
     layer
         The points layer, or None.
+    kept
+        Layers with edits of the user, that another search left alone.
     searched
         Signal, emitted when picks were found at other thresholds.
     """
@@ -69,6 +71,7 @@ class LivePicks:
         self.min_distance = 0.0
         self.counts: dict[str, int] = {}
         self.layer: Points | None = None if before is None else before.layer
+        self.kept: list[Points] = [] if before is None else before.kept
         self._as_shown = () if before is None else before._as_shown
         self._score_layers: list[Layer] = [] if before is None else before._score_layers
         if before is not None:
@@ -161,6 +164,7 @@ class LivePicks:
         else:
             if self.present:
                 said += f" Your own edits are kept in {self.layer.name}."
+                self.kept.append(self.layer)
             show_whole_spheres(self._viewer, picks)
             self.layer = Layer.create(data, options, kind)
             self._viewer.add_layer(self.layer)

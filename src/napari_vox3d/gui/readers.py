@@ -107,15 +107,14 @@ def _read_picks(path: Path) -> list[LayerData]:
     import napari
 
     viewer = napari.current_viewer()
+    opened = [] if viewer is None else _open_tomograms(viewer)
     tomogram = None if viewer is None else _open_tomogram(viewer)
     try:
+        if len(opened) > 1:
+            _refuse_several(path)  # the active tomogram is not the only one that has picks in it
         return [_picks_on(viewer, path, path.stem, tomogram)]
     except SeveralTomograms as several:
-        volumes = [] if viewer is None else [
-            layers.volume_from_layer(layer)
-            for layer in _open_tomograms(viewer)
-            if name_in(several.names, layer.metadata["vox3d"].name)
-        ]  # fmt: skip
+        volumes = _named(several.names, opened, viewer)
         if volumes:
             return [_picks_on(viewer, path, f"{path.stem} {v.name}", v) for v in volumes]
         if not _window_in_use():
@@ -124,6 +123,30 @@ def _read_picks(path: Path) -> list[LayerData]:
         if not chosen:
             return []
         return [_picks_on(viewer, Path(f"{path}::{chosen}"), f"{path.stem} {chosen}", tomogram)]
+
+
+def _refuse_several(path: Path) -> None:
+    """Raise `SeveralTomograms` if a file holds picks of several."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            read_picks(path)
+        except SeveralTomograms:
+            raise
+        except FormatError:
+            pass  # it is read with a tomogram next, and says then what is wrong
+
+
+def _named(
+    names: Sequence[str], opened: Sequence[Image], viewer: layers.ViewerModel | None
+) -> list[Volume]:
+    """Open tomograms of these names; of two of one tilt series the active, or the first."""
+    found: dict[str, Image] = {}
+    for layer in opened:
+        name = name_in(names, layer.metadata["vox3d"].name)
+        if name and (name not in found or layer is viewer.layers.selection.active):
+            found[name] = layer
+    return [layers.volume_from_layer(layer) for layer in found.values()]
 
 
 def _picks_on(
