@@ -6,7 +6,7 @@ from ase.build import bulk, make_supercell
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
-from napari_vox3d.inference import elf as inference
+from napari_vox3d.inference import elf_pass
 from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec, load_model
 from napari_vox3d.networks import build
 
@@ -194,7 +194,7 @@ def test_out_of_memory_takes_smaller_pieces_and_goes_on(monkeypatch, backbone):
     plain = vox.predict_elf(SILICON, model, shape=(16,) * 3).values
     failing(monkeypatch, backbone, torch.OutOfMemoryError("CUDA out of memory"), 1)
     work = model.network().net.work_per_voxel()
-    monkeypatch.setattr(inference, "_SLAB_WORK", work * 8192)
+    monkeypatch.setattr(elf_pass, "_SLAB_WORK", work * 8192)
     again = vox.predict_elf(
         SILICON, model, shape=(16,) * 3, progress=lambda *call: ticks.append(call)
     ).values

@@ -51,7 +51,8 @@ class TrainELF(QWidget):
         self.start = StartChoice("elf", models=False, section="elf_training")
         self.elfs = QListWidget(
             toolTip="True ELFs with their atoms; those with a tick are learnt from. With five "
-            "compositions or more, every fifth is kept for testing."
+            "compositions or more, every fifth is kept for testing; with forty or more, half of "
+            "these teach the model how far off it may be."
         )
         self.elfs.setFixedHeight(160)
         self.elfs.setTextElideMode(Qt.TextElideMode.ElideMiddle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -24,12 +24,12 @@ from napari_vox3d.inference.elf_inputs import (
     network_inputs,
 )
 from napari_vox3d.inference.elf_limits import strangeness
+from napari_vox3d.inference.elf_pass import run_whole_cell
 from napari_vox3d.models import ELFInput, Model, ModelCard, list_models, load_model
 from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
-    import torch
     from ase import Atoms
     from numpy.typing import NDArray
 
@@ -37,11 +37,9 @@ Progress = Callable[[int, int], None]
 
 DEFAULT_SPACING = 0.2  # Å, where the user does not ask for one
 _FINEST = 0.1  # Å: an ELF has no detail below, so finer grids are interpolated
-_SLAB_WORK = 8e9  # multiply-adds of one slab on a CPU: about 0.3 s on two cores
-_SLAB_WORK_DEVICE = 1e12
+_MOST_POINTS = 1000**3  # of the result: 8 GB while it is interpolated
 _FROM_ATOMS = "superposed atomic densities"
 _TABLES = "neutral_densities"
-_SMALLER = 4  # a slab that did not fit is divided by this
 
 
 @overload
@@ -317,6 +315,11 @@ def _grid(given: Volume | Atoms, shape: Shape | None, spacing: float | None) -> 
         shape = grid_shape(lattice, chosen)
     if len(shape) != 3 or min(shape) < 1:
         raise InferenceError(f"A grid has three axes (c, b, a) of at least one point, not {shape}.")
+    if np.prod(shape, dtype=float) > _MOST_POINTS:
+        raise InferenceError(
+            f"A grid of {'×'.join(map(str, shape))} points is more than can be computed here; take "
+            "a larger spacing."
+        )
     return Volume.on_lattice(np.broadcast_to(np.float32(0), shape), lattice, **fields)
 
 
@@ -353,7 +356,7 @@ def _by_network(
         turned = np.asarray(density.values, np.float32).T
         values, cell = np.stack([turned for _ in needs.channels]), grid.cell[::-1]
     inputs = torch.from_numpy(values)[None].to(place)
-    elf, scale = _run(network, inputs, dtype, cell, report)
+    elf, scale = run_whole_cell(network, inputs, dtype, cell, report)
     settings: dict[str, Any] = {
         "input": said,
         "device": str(place),
@@ -394,60 +397,6 @@ def _network_shape(grid: Volume, spacing: float | None) -> Shape:
     if spacing is None and grid.voxel_size.min() >= _FINEST:
         return grid.shape
     return nearest_shape(grid.lattice, spacing or _FINEST)
-
-
-def _run(
-    network: torch.nn.Module,
-    inputs: torch.Tensor,
-    dtype: torch.dtype,
-    cell: NDArray[np.float64],
-    report: Progress,
-) -> tuple[NDArray[np.float32], NDArray[np.float32] | None]:
-    """ELF, and output of the error head, of a whole cell in slabs that shrink until they fit."""
-    import torch
-
-    from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
-    from napari_vox3d.networks.slabs import count_ticks, in_slabs
-
-    net: Any = getattr(network, "net", network)
-    device, shape = inputs.device, inputs.shape[2:]
-    lattice = torch.from_numpy(cell.astype(np.float32))[None].to(device)
-    work = _SLAB_WORK if device.type == "cpu" else _SLAB_WORK_DEVICE
-    slab = max(1, int(work / net.work_per_voxel()))
-    while True:
-        total, done = count_ticks(network, shape, slab), 0
-
-        def tick() -> None:
-            nonlocal done
-            report(done, total)  # noqa: B023 - used before the next round begins
-            done += 1
-
-        try:
-            with in_slabs(network, slab, tick), autocast(device, dtype):
-                main, aux = network(inputs, lattice)
-            elf, *scale = (part[0, 0].float().cpu().numpy() for part in (main, *aux))
-            return elf, scale[0] if scale else None
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-        free_memory(device)
-        if slab <= shape[1] * shape[2]:
-            raise InferenceError(_what_fits(net, shape, cell, device))
-        slab //= _SMALLER
-
-
-def _what_fits(
-    net: Any, shape: Sequence[int], cell: NDArray[np.float64], device: torch.device
-) -> str:
-    from napari_vox3d.networks.memory import available_memory
-
-    need, have = net.peak_bytes(shape, 1), available_memory(device)
-    spacing = float(np.linalg.norm(cell, axis=1).max() / max(shape))
-    coarser = spacing * max(1.1, (need / max(have, 1)) ** (1 / 3))
-    return (
-        f"A grid of {'×'.join(map(str, shape))} points needs about {need / 1e9:.1f} GB and "
-        f"{have / 1e9:.1f} GB are free on {device}; a spacing of {coarser:.2f} Å would fit."
-    )
 
 
 def _formula(grid: Volume) -> str:
