@@ -122,6 +122,7 @@ def test_ringing_below_zero_shrinks_with_the_grid_and_is_reported():
     ("atoms", "message"),
     [
         (Atoms("U", cell=[4, 4, 4], pbc=True), "No atomic density for U"),
+        (Atoms("X", cell=[4, 4, 4], pbc=True), "does not name its elements"),
         (Atoms("H", pbc=True), "no cell"),
         (Atoms("H", cell=[[3, 0, 0], [6, 0, 0], [0, 0, 3]], pbc=True), "independent"),
         (Atoms(cell=[4, 4, 4], pbc=True), "no atoms"),

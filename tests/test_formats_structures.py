@@ -166,3 +166,15 @@ def test_written_structure_block_is_exact(tmp_path):
     np.testing.assert_array_equal(again.cell.array, LATTICE)
     np.testing.assert_allclose(again.positions, atoms.positions, atol=1e-14)
     assert again.get_chemical_symbols() == ["O", "Fe", "Fe", "O"]
+
+
+def test_partly_occupied_sites_are_warned_of(tmp_path):
+    sites = "Cu1 Cu 0 0 0 0.5\nAu1 Au 0 0 0 0.5\nO1 O 0.5 0.5 0.5 1\n"
+    lengths = "".join(f"_cell_length_{axis} 4\n" for axis in "abc")
+    angles = "".join(f"_cell_angle_{name} 90\n" for name in ("alpha", "beta", "gamma"))
+    columns = ("label", "type_symbol", "fract_x", "fract_y", "fract_z", "occupancy")
+    loop = "loop_\n" + "".join(f"_atom_site_{column}\n" for column in columns)
+    (tmp_path / "a.cif").write_text(f"data_a\n{lengths}{angles}{loop}{sites}")
+    with pytest.warns(UserWarning, match="Au \\+ Cu"):
+        atoms = read_atoms(tmp_path / "a.cif")
+    assert len(atoms) == 2

@@ -126,6 +126,11 @@ def _check(atoms: Atoms) -> None:
         )
     known = _form_factors()
     unknown = sorted(set(atoms.get_chemical_symbols()) - set(known))
+    if unknown == ["X"]:
+        raise Vox3dError(
+            "The file does not name its elements: write their symbols in a line before the counts, "
+            "as VASP 5 does."
+        )
     if unknown:
         raise Vox3dError(
             f"No atomic density for {', '.join(unknown)}. Elements with one: {' '.join(known)}."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -43,6 +44,11 @@ def read_atoms(path: str | Path) -> Atoms:
     ------
     FormatError
         If the file cannot be understood, holds no atoms, or has no cell or one without volume.
+
+    Warns
+    -----
+    UserWarning
+        If sites of a CIF are partly occupied: each is taken to be full.
     """
     path = Path(path)
     language = _language(path)
@@ -89,6 +95,20 @@ def _read_with_ase(path: Path) -> Atoms:
     except OSError:
         raise
     except Exception as error:  # ASE's parsers raise whatever goes wrong in them
-        reason = f"cannot be read as a structure ({type(error).__name__}: {error})"
-        raise FormatError(path, reason) from error
-    return found[-1] if isinstance(found, list) else found
+        what = ": ".join(filter(None, (type(error).__name__, str(error))))
+        raise FormatError(path, f"cannot be read as a structure ({what})") from error
+    atoms = found[-1] if isinstance(found, list) else found
+    _warn_of_mixed_sites(path, atoms)
+    return atoms
+
+
+def _warn_of_mixed_sites(path: Path, atoms: Atoms) -> None:
+    """Say that ASE takes the most frequent element of a site for the whole of it."""
+    sites = atoms.info.get("occupancy", {}).values()
+    mixed = {" + ".join(sorted(site)) for site in sites if len(site) > 1 or min(site.values()) < 1}
+    if mixed:
+        warnings.warn(
+            f"{path.name} has sites that are partly occupied ({', '.join(sorted(mixed))}); each is "
+            "taken to be full, of its most frequent element. Write an ordered cell for a true one.",
+            stacklevel=3,
+        )
