@@ -75,10 +75,10 @@ def _differences(task: Task, run: Run, cards: Sequence[ModelCard]) -> list[str]:
 
 
 def _settings(options: dict[str, Any]) -> dict[str, Any]:
-    """Settings that make a difference: given ones, but not the device."""
+    """Settings that make a difference: not the device, nor what is a file of its own."""
     return {
         name: value for name, value in options.items()
-        if name != "device" and value not in (None, "auto")
+        if name not in ("device", "uncertainty") and value not in (None, "auto")
     }  # fmt: skip
 
 
