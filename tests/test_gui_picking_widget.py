@@ -277,8 +277,12 @@ def test_a_pick_added_by_hand_has_no_score(picked):
     *_, picks = picked
     picks.add((1, 2, 3))
     assert picks.features["class"].iloc[-1] == "ribosome"
-    assert np.isnan(picks.features["score"].iloc[-1])
     assert picks.size[-1] == 30
+    picks.selected_data = {0}  # its class is taken over, its score is not
+    picks.add((3, 2, 1))
+    assert picks.features["class"].iloc[-1] == picks.features["class"].iloc[0]
+    assert np.isnan(picks.features["score"].iloc[-2:]).all()
+    assert not np.isnan(picks.features["score"].iloc[:-2]).any()
 
 
 def test_other_layers_do_not_bring_new_picks(picked, qtbot, inference):

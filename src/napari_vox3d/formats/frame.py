@@ -61,7 +61,7 @@ def voxel_size_for_reading(path: Path, volume: Volume | None) -> NDArray[np.floa
         raise FormatError(
             path,
             "gives positions in voxels without the voxel size",
-            hint="Read it together with its tomogram.",
+            hint="Open or name its tomogram first.",
         )
     return volume.voxel_size
 

@@ -132,7 +132,7 @@ def _picks(
             raise FormatError(
                 path,
                 "gives positions relative to the centre of a tomogram whose size is unknown",
-                hint="Read it together with its tomogram.",
+                hint="Open or name its tomogram first.",
             )
         known = sizes_of(blocks)
         size, unit = whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)

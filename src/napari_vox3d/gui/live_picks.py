@@ -8,6 +8,7 @@ from weakref import WeakSet
 
 import numpy as np
 from napari.layers import Layer, Points
+from napari.layers.base import ActionType
 from psygnal import Signal
 
 import napari_vox3d as vox
@@ -193,3 +194,11 @@ def _prepare_for_clicks(layer: Points, kind: ParticleClass) -> None:
     """Let a point that the user adds be a particle of `kind` without a score."""
     layer.feature_defaults = {**layer.feature_defaults.iloc[0], "class": kind.name, "score": np.nan}
     layer.current_size = 2 * kind.radius / np.mean(layer.scale)
+    layer.events.data.connect(_leave_unscored)
+
+
+def _leave_unscored(event: Any) -> None:
+    """Take away the score that napari copies to a new point from the one that was selected."""
+    if event.action == ActionType.ADDED:
+        features = event.source.features
+        features.loc[features.index[list(event.data_indices)], "score"] = np.nan
