@@ -187,6 +187,18 @@ def test_result_lies_on_its_source(opened, qtbot, inference):
     assert "superposed atomic densities" in widget.result.text()
 
 
+def test_an_earlier_prediction_makes_way(opened, qtbot, inference):
+    viewer, widget = opened
+    viewer.add_layer(Layer.create(*volume_layers([magnesium()])[0]))
+    for _ in range(2):
+        widget.run.press()
+        qtbot.waitUntil(lambda: not widget.run.running, timeout=60000)
+    seen = [
+        layer.name for layer in viewer.layers if type(layer).__name__ == "Image" and layer.visible
+    ]
+    assert seen == ["new ELF [1]"]
+
+
 def test_a_structure_layer_is_a_source(opened, qtbot, inference):
     viewer, widget = opened
     atoms = bulk("Si")

@@ -252,15 +252,16 @@ class PredictELF(QWidget):
         elf, *bands = made if isinstance(made, tuple) else (made,)
         image, *structure = volume_layers([elf]) if source == FILE else [volume_layer(elf)]
         above = [n for n, layer in enumerate(self._viewer.layers, 1) if isinstance(layer, Image)]
-        self._predicted = Layer.create(*image)
+        before, self._predicted = self._predicted, Layer.create(*image)
         place = max(above, default=0)
         for band in bands:  # hidden: it lies where the ELF is
             self._viewer.layers.insert(place, Layer.create(*volume_layer(band, visible=False)))
         self._viewer.layers.insert(place, self._predicted)
         for layer in structure:
             self._viewer.add_layer(Layer.create(*layer))
-        if isinstance(source, Image):
-            source.visible = False  # two volumes in one place cannot be told apart in 3D
+        for layer in (source, before):
+            if isinstance(layer, Image):
+                layer.visible = False  # two volumes in one place cannot be told apart in 3D
         grid = "×".join(map(str, elf.shape))
         low, high = np.min(elf.values), np.max(elf.values)
         what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"
