@@ -109,6 +109,20 @@ def test_rejecting_below_a_score_leaves_decisions_and_other_classes():
     reviewed.decide(3, ACCEPTED)
     assert reviewed.reject_below("a", 0.8) == 1
     assert reviewed.states.tolist() == [UNDECIDED, REJECTED, UNDECIDED, ACCEPTED, UNDECIDED]
+    assert reviewed.reject_below("a", 0.95) == 1
+    reviewed.undo()
+    assert reviewed.count(REJECTED) == 1
+    assert reviewed.reject_below("a", 0.0) == 0
+    assert Review(some()).reject_below("a", 0.8) == 2
+
+
+def test_what_was_rejected_at_once_is_undone_at_once():
+    reviewed = review()
+    assert reviewed.reject_below("a", 0.8) == 2
+    assert reviewed.undo() == 1
+    assert reviewed.count(REJECTED) == 0
+    reviewed.redo()
+    assert reviewed.count(REJECTED) == 2
 
 
 def test_a_deleted_pick_can_not_be_decided_on():

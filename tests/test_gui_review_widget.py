@@ -258,11 +258,11 @@ def test_hand_clicked_points_of_any_layer(review):
 def test_threshold_of_other_picks_selects_and_rejects_those_below(review):
     widget, _, layer = review
     widget.only.value = "a"
-    widget.scores.mark(0.8)
-    widget.scores.dropped.emit(0.8)
+    widget.scores.plot.mark(0.8)
+    widget.scores.plot.dropped.emit(0.8)
     assert layer.selected_data == {1, 3}
-    assert "2 undecided a below 0.80" in widget.below.text
-    widget.below.changed.emit(True)
+    assert "2 undecided a below 0.80" in widget.scores.below.text
+    widget.scores.below.changed.emit(True)
     assert layer.features[REVIEW].tolist() == ["", REJECTED, "", REJECTED]
 
 
@@ -285,10 +285,10 @@ def test_threshold_of_live_picks_finds_them_anew_and_keeps_decisions(qtbot, monk
     widget.decide(ACCEPTED)
     assert widget.reviewed.review.count(ACCEPTED) == 1
     widget.only.value = "a"
-    widget.scores.dropped.emit(0.95)
+    widget.scores.plot.dropped.emit(0.95)
     assert sorted(live.layer.features["score"]) == [0.4, 0.52]  # the accepted one stays
     assert live.choices["a"] == (True, 0.95)
-    widget.scores.dropped.emit(0.5)
+    widget.scores.plot.dropped.emit(0.5)
     assert len(live.layer.data) == 4
     assert live.layer.features[REVIEW].tolist().count(ACCEPTED) == 1
     assert live.edited  # so that Pick particles leaves the layer alone
@@ -338,7 +338,7 @@ def test_keys_work_while_the_window_is_open_and_clash_with_none_of_points(
 
 def test_the_line_in_the_plot_follows_the_mouse(review, qtbot):
     widget, _, _ = review
-    plot = widget.scores
+    plot = widget.scores.plot
     plot.resize(300, 150)
     moved, dropped = [], []
     plot.moved.connect(moved.append)

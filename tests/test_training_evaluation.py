@@ -155,6 +155,8 @@ def test_tomograms_are_paired_by_name():
     score = evaluate_picks(found, true).classes["a"]
     assert (score.matched, score.picked, score.true) == (1, 1, 2)
     assert pair_tomograms([a], [b]) == ([a], [b])
+    assert [len(part) for part in pair_tomograms([], [a, b])[0]] == [0, 0]
+    assert len(pair_tomograms([], [a])[0][0]) == 0
     with pytest.raises(Vox3dError, match="no tomogram is in both"):
         pair_tomograms([a], [b, replace(b, tomogram="C")])
     with pytest.raises(Vox3dError, match="one tomogram"):

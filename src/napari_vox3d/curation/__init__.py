@@ -63,8 +63,8 @@ class Review:
         self._found_as = picks.labels.astype(object)
         self._deleted: list[Row] = []
         self._next = len(picks)
-        self._done: list[_Step] = []
-        self._undone: list[_Step] = []
+        self._done: list[list[_Step]] = []  # what was decided at once is undone at once
+        self._undone: list[list[_Step]] = []
         self.thresholds = {**_least_scores(picks), **(thresholds or {})}
 
     def __len__(self) -> int:
@@ -87,11 +87,11 @@ class Review:
 
     def decide(self, number: int, state: str) -> None:
         """Accept or reject a pick."""
-        self._do(number, str(self.picks.labels[self.row(number)]), state)
+        self._do([number], None, state)
 
     def relabel(self, number: int, label: str) -> None:
         """Accept a pick as one of another class."""
-        self._do(number, label, ACCEPTED)
+        self._do([number], label, ACCEPTED)
 
     def reject_below(self, label: str, threshold: float) -> int:
         """Reject the undecided picks of a class with lower scores; returns how many."""
@@ -100,12 +100,11 @@ class Review:
             & (np.asarray(self.picks.scores) < threshold)
             & (self.states == UNDECIDED)
         )
-        for number in self.numbers[below].tolist():
-            self.decide(number, REJECTED)
+        self._do(self.numbers[below].tolist(), None, REJECTED)
         return int(below.sum())
 
     def undo(self) -> int | None:
-        """Take back the last decision; returns the number of its pick, None if there is none."""
+        """Take back what was decided last; returns the number of a pick of it, None without any."""
         return self._turn(self._done, self._undone, back=True)
 
     def redo(self) -> int | None:
@@ -116,27 +115,36 @@ class Review:
         """Count a pick as seen."""
         self.seen[self.row(number)] = True
 
-    def _do(self, number: int, label: str, state: str) -> None:
-        row = self.row(number)
-        before = (str(self.picks.labels[row]), str(self.states[row]))
-        if before != (label, state):
-            self._done.append(_Step(number, before, (label, state)))
+    def _do(self, numbers: list[int], label: str | None, state: str) -> None:
+        steps = []
+        for number in numbers:
+            row = self.row(number)
+            before = (str(self.picks.labels[row]), str(self.states[row]))
+            after = (before[0] if label is None else label, state)
+            if before != after:
+                steps.append(_Step(number, before, after))
+            self._set(row, *after)
+        if steps:
+            self._done.append(steps)
             self._undone.clear()
-        self._set(row, label, state)
 
-    def _turn(self, source: list[_Step], target: list[_Step], back: bool) -> int | None:
+    def _turn(self, source: list[list[_Step]], target: list[list[_Step]], back: bool) -> int | None:
         while source:
-            step = source.pop()
-            if step.number in self.numbers:  # not deleted by hand meanwhile
-                target.append(step)
+            steps = source.pop()
+            there = [step for step in steps if step.number in self.numbers]
+            if not there:  # deleted by hand meanwhile
+                continue
+            target.append(there)
+            for step in there:
                 self._set(self.row(step.number), *(step.before if back else step.after))
-                return step.number
+            return there[0].number
         return None
 
     def _set(self, row: int, label: str, state: str) -> None:
-        labels = self.picks.labels.astype(object)
-        labels[row] = label
-        self.picks = replace(self.picks, labels=labels)
+        if self.picks.labels[row] != label:
+            labels = self.picks.labels.astype(object)
+            labels[row] = label
+            self.picks = replace(self.picks, labels=labels)
         self.states[row] = state
         self.seen[row] = True
 

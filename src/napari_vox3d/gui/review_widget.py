@@ -21,8 +21,9 @@ from napari_vox3d.gui.canvas_keys import CanvasKeys
 from napari_vox3d.gui.controls import add_row, drop_down, note, scrolled_form
 from napari_vox3d.gui.layers import show_whole_spheres
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
+from napari_vox3d.gui.review_scores import ReviewScores
 from napari_vox3d.gui.reviewed_layer import ReviewedLayer
-from napari_vox3d.gui.score_plot import Closeups, ThresholdPlot
+from napari_vox3d.gui.score_plot import Closeups
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.gui.workers import BackgroundJob, show_problem
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 OPEN_PICKS = "Open or find picks first: a points layer of any origin can be reviewed."
 NO_TOMOGRAM = "none"
 ALL, FLAGGED = "All picks", "Flagged picks only"
-BINS = 40
 PAUSE = 300  # ms without an edit before boxes around picks are looked at again
 
 # Keys that napari has no use for on points, images or the viewer itself. On points it has
@@ -89,13 +89,7 @@ class ReviewPicks(QWidget):
         self.hide_rejected = CheckBox(
             value=True, text="Hide rejected picks", tooltip="Otherwise they are crossed out."
         )
-        self.scores = ThresholdPlot(
-            "Scores of the picks of one class, and its threshold. Drag the line: picks that Pick "
-            "particles found follow it, and what you decided stays; of other picks it selects "
-            "those below."
-        )
-        self.below = PushButton(text="Reject those below", tooltip="Reject the undecided picks of "
-                                "this class whose score is below the line.")  # fmt: skip
+        self.scores = ReviewScores()
         self.save = PushButton(
             text="Save picks…", tooltip="Write the accepted and the undecided picks to a file."
         )
@@ -120,7 +114,6 @@ class ReviewPicks(QWidget):
         form.addRow(self.progress)
         form.addRow(self.counts)
         form.addRow(self.scores)
-        form.addRow(self.below.native)
         form.addRow(self.save.native)
         form.addRow(self.done.native)
         form.addRow(self.said)
@@ -133,9 +126,9 @@ class ReviewPicks(QWidget):
         self.hide_rejected.changed.connect(self._hide)
         self.label.activated.connect(lambda _: self.relabel(self.label.currentText()))
         self.label.lineEdit().returnPressed.connect(self._relabel_as_typed)
-        self.scores.moved.connect(self._show_below)
-        self.scores.dropped.connect(self._drop_threshold)
-        self.below.changed.connect(self._reject_below)
+        self.scores.rejected.connect(
+            lambda count: self.said.setText(f"{count} picks were rejected; Undo brings them back.")
+        )
         self.save.changed.connect(self._ask_and_save)
         self.done.changed.connect(self.finish)
         self._acts: dict[str, Callable[[], Any]] = {
@@ -203,8 +196,12 @@ class ReviewPicks(QWidget):
 
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that are open now; napari calls this when they change."""
+        before = self.picks.value
         self.picks.reset_choices()
         self.volume.reset_choices()
+        visible = [layer for layer in self.picks.choices if layer.visible]
+        if before is None and visible:  # the true particles of a sample are hidden, say
+            self.picks.value = visible[-1]
         self._open()
 
     def _points(self, _: object = None) -> list[Points]:
@@ -324,7 +321,7 @@ class ReviewPicks(QWidget):
             button.enabled = reviewed is not None
         if reviewed is None:
             self.about.setText(OPEN_PICKS)
-            for part in (self.closeups, self.scores, self.progress, self.below.native):
+            for part in (self.closeups, self.scores, self.progress):
                 part.hide()
             self.counts.clear()
             return
@@ -343,7 +340,7 @@ class ReviewPicks(QWidget):
             f"{accepted} accepted, {rejected} rejected, {review.count(UNDECIDED)} undecided; "
             f"{flagged} flagged."
         )
-        self._show_scores()
+        self.scores.show_scores(reviewed, self._plotted)
 
     def _show_current(self) -> None:
         reviewed, review = self.reviewed, self.reviewed.review
@@ -375,8 +372,6 @@ class ReviewPicks(QWidget):
         limits = (0.0, 1.0) if reviewed.tomogram is None else reviewed.tomogram.contrast_limits
         self.closeups.show_planes(reviewed.closeups(reviewed.current), tuple(limits))
 
-    # --- scores --------------------------------------------------------------------------------
-
     @property
     def _plotted(self) -> str:
         """Class whose scores are shown: the one chosen, or that of the current pick."""
@@ -386,49 +381,6 @@ class ReviewPicks(QWidget):
         if self.reviewed.current in review.numbers:
             return str(review.picks.labels[review.row(self.reviewed.current)])
         return next(iter(review.picks.classes), "")
-
-    def _show_scores(self) -> None:
-        review, label = self.reviewed.review, self._plotted
-        scores = np.asarray(review.picks.scores)[review.picks.labels == label]
-        scores = scores[~np.isnan(scores)]
-        self.below.native.setVisible(len(scores) > 0)
-        if not len(scores):
-            self.scores.hide()
-            return
-        threshold = review.thresholds.get(label, float(scores.min()))
-        low = 0.0 if self.reviewed.live else min(threshold, float(scores.min()))
-        high = max(threshold, float(scores.max()), low + 1e-3)
-        counts, edges = np.histogram(scores, BINS, (low, high))
-        self.scores.show_bars(
-            edges, counts.astype(float), f"{label}: {{y:g}} with scores near {{x:.2f}}"
-        )
-        self.scores.mark(threshold)
-        self._show_below(threshold)
-
-    def _show_below(self, threshold: float) -> None:
-        review, label = self.reviewed.review, self._plotted
-        below = (np.asarray(review.picks.scores) < threshold) & (review.picks.labels == label)
-        count = int((below & (review.states == UNDECIDED)).sum())
-        self.below.text = f"Reject {count} undecided {label} below {threshold:.2f}"
-        self.below.enabled = count > 0
-
-    def _drop_threshold(self, threshold: float) -> None:
-        reviewed, label = self.reviewed, self._plotted
-        if reviewed.live is not None:
-            try:
-                reviewed.find_at(label, threshold)
-            except Vox3dError as error:
-                show_problem(error)
-            return
-        review = reviewed.review
-        review.thresholds[label] = threshold
-        below = (np.asarray(review.picks.scores) < threshold) & (review.picks.labels == label)
-        reviewed.layer.selected_data = set(np.flatnonzero(below & (review.states != REJECTED)))
-        self._refresh()
-
-    def _reject_below(self) -> None:
-        count = self.reviewed.reject_below(self._plotted, self.scores.threshold)
-        self.said.setText(f"{count} picks were rejected; Undo brings each back.")
 
     # --- keys ----------------------------------------------------------------------------------
 

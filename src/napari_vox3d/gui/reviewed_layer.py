@@ -239,6 +239,11 @@ class ReviewedLayer:
 
     # --- thresholds ----------------------------------------------------------------------------
 
+    def set_threshold(self, label: str, threshold: float) -> None:
+        """Measure doubt of a class from another score."""
+        self.review.thresholds[label] = threshold
+        self.changed.emit(False)
+
     def find_at(self, label: str, threshold: float) -> None:
         """Find the undecided picks of a class anew at another threshold; decided ones stay.
 

@@ -82,11 +82,10 @@ class ThresholdPlot(Plot):
             return
         frame, (low, high) = self._frame(), self._range()
         share = (self.threshold - low) / ((high - low) or 1)
-        if 0 <= share <= 1:
-            painter = QPainter(self)
-            painter.setPen(QPen(MARK, 2))
-            at = frame.left() + share * frame.width()
-            painter.drawLine(QPointF(at, frame.top()), QPointF(at, frame.bottom()))
+        painter = QPainter(self)
+        painter.setPen(QPen(MARK, 2))
+        at = frame.left() + min(max(share, 0.0), 1.0) * frame.width()
+        painter.drawLine(QPointF(at, frame.top()), QPointF(at, frame.bottom()))
 
 
 class Closeups(QWidget):

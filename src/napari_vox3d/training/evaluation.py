@@ -184,8 +184,11 @@ def pair_tomograms(
     Vox3dError
         If no name is in both, or two sets of picks have one name.
     """
-    if len(picks) == len(truth) == 1:
-        return list(picks), list(truth)
+    nothing = Picks(np.zeros((0, 3)), np.zeros(0, str))
+    if len(picks) <= 1 and len(truth) <= 1:  # a file without picks holds no tomogram either
+        return list(picks) or [nothing], list(truth) or [nothing]
+    if not picks:
+        return [nothing] * len(truth), list(truth)
     by_name = {part.tomogram: part for part in picks}
     names = [part.tomogram for part in truth]
     for parts in (picks, truth):
@@ -196,7 +199,6 @@ def pair_tomograms(
             f"The picks are of {_some(by_name)}, the truth is of {_some(names)}: "
             "no tomogram is in both."
         )
-    nothing = Picks(np.zeros((0, 3)), np.zeros(0, str))
     return [by_name.get(name, replace(nothing, tomogram=name)) for name in names], list(truth)
 
 
