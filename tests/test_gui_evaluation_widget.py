@@ -58,7 +58,7 @@ def test_table_layers_and_score(compared):
     widget.evaluate.changed.emit(True)
     assert cells(widget, 0)[0] == "ribosome"
     assert cells(widget, 0)[-3:] == ["1", "1", "2"]  # matched, missed, false
-    assert cells(widget, 1) == ["apo-ferritin", "0.000", "0.000", "0.000", "0", "1", "0"]
+    assert cells(widget, 1) == ["apo-ferritin", "0.00", "0.00", "0.00", "0", "1", "0"]
     assert cells(widget, 2)[0] == "all"
     names = {layer.name: layer for layer in viewer.layers}
     assert {"matched (1)", "missed (2)", "false (2)"} < names.keys()

@@ -92,6 +92,16 @@ def test_without_picks_it_says_what_to_do(qtbot):
         widget.save_picks("picks.star")
 
 
+def test_the_picks_on_top_are_the_ones_to_begin_with(qtbot):
+    viewer = ViewerModel()
+    open_layers(viewer).visible = False
+    above = open_layers(viewer)
+    widget = opened_on(viewer, qtbot)
+    assert widget.picks.value is above
+    idle(widget, qtbot)
+    widget.hide()
+
+
 def test_it_begins_with_the_most_doubtful_and_goes_there(review):
     widget, viewer, layer = review
     assert widget.reviewed.current == 1  # 0.52 is the least of its class

@@ -18,6 +18,7 @@ from qtpy.QtWidgets import (
     QFileDialog,
     QGridLayout,
     QHBoxLayout,
+    QHeaderView,
     QLabel,
     QTableWidget,
     QTableWidgetItem,
@@ -85,6 +86,7 @@ class EvaluatePicks(QWidget):
         self.evaluate = PushButton(
             text="Evaluate", tooltip="Compare, and show matched, missed and false ones as layers."
         )
+        self.evaluate.native.setMinimumWidth(330)  # so that the table fits when it comes
         self.table = QTableWidget(
             toolTip="Precision P, recall R and F of each class; true particles that were hit and "
             "missed, and false picks. For all: the mean of F, and the sums."
@@ -361,13 +363,16 @@ def _fill(table: QTableWidget, rows: list[dict[str, object]]) -> None:
     table.setHorizontalHeaderLabels([_SHORT.get(name, name) for name in names])
     for n, row in enumerate(rows):
         for m, value in enumerate(row.values()):
-            item = QTableWidgetItem(f"{value:.3f}" if isinstance(value, float) else str(value))
+            item = QTableWidgetItem(f"{value:.2f}" if isinstance(value, float) else str(value))
+            item.setToolTip(f"{value:.4f}" if isinstance(value, float) else str(value))
             if m:
                 item.setTextAlignment(Qt.AlignmentFlag.AlignRight | Qt.AlignmentFlag.AlignVCenter)
             table.setItem(n, m, item)
-    table.resizeColumnsToContents()
-    width = sum(table.columnWidth(m) for m in range(len(names))) + 2 * table.frameWidth()
-    table.setMinimumWidth(min(width, 420))
+    modes = QHeaderView.ResizeMode  # long names of classes give way, numbers do not
+    for m in range(len(names)):
+        table.horizontalHeader().setSectionResizeMode(
+            m, modes.ResizeToContents if m else modes.Stretch
+        )
     height = table.horizontalHeader().sizeHint().height() + sum(
         table.rowHeight(n) for n in range(len(rows))
     )

@@ -139,6 +139,7 @@ class ReviewPicks(QWidget):
         for name, button in self.buttons.items():
             button.clicked.connect(lambda _=False, act=self._acts[name]: act())
         self._keys = CanvasKeys(napari_viewer, self, self._shortcuts())
+        self._guess()
         self.reset_choices()
 
     # --- what the user does --------------------------------------------------------------------
@@ -199,10 +200,15 @@ class ReviewPicks(QWidget):
         before = self.picks.value
         self.picks.reset_choices()
         self.volume.reset_choices()
-        visible = [layer for layer in self.picks.choices if layer.visible]
-        if before is None and visible:  # the true particles of a sample are hidden, say
-            self.picks.value = visible[-1]
+        if before is None:
+            self._guess()
         self._open()
+
+    def _guess(self) -> None:
+        """Choose the picks that are on top; the true particles of a sample are hidden, say."""
+        visible = [layer for layer in self.picks.choices if layer.visible]
+        if visible:
+            self.picks.value = visible[-1]
 
     def _points(self, _: object = None) -> list[Points]:
         return [layer for layer in self._viewer.layers if is_picks(layer)]
