@@ -126,4 +126,6 @@ def test_real_refined_particles_are_where_relion_has_them():
         size = np.array(shape) * binning
         placed = as_relion_places_them(own, size, binning, pixel_size)
         np.testing.assert_allclose(found.indices, placed - shifts / volume.voxel_size, atol=1e-6)
-        np.testing.assert_allclose(found.angles, own[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]])
+        np.testing.assert_allclose(
+            found.angles, own[["rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi"]]
+        )
