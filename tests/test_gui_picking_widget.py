@@ -460,6 +460,8 @@ def test_layers_that_are_no_tomograms_are_not_offered(opened):
 
 @pytest.mark.parametrize("chosen", FILE_FORMATS)
 def test_saved_picks_are_the_ones_shown(picked, qtbot, tmp_path, monkeypatch, chosen):
+    if FILE_FORMATS[chosen] == "copick-project":
+        pytest.importorskip("copick")
     _, widget, _, picks = picked
     picks.data = np.add(picks.data, (0, 0.5, 0))
     monkeypatch.setattr(
