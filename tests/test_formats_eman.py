@@ -103,7 +103,7 @@ def test_a_tomogram_is_needed(tmp_path):
     with pytest.raises(FormatError, match="centre of the tomogram, whose size these picks lack"):
         write_picks(path, replace(picks(), shape=None))
     write_picks(path, picks())
-    with pytest.raises(FormatError, match="with its tomogram"):
+    with pytest.raises(FormatError, match="name its tomogram"):
         read_picks(path)
     path.write_text("notes")
     with pytest.raises(FormatError, match="not valid JSON"):

@@ -182,7 +182,7 @@ def test_star_without_size_or_positions(tmp_path):
     starfile.write({"particles": starfile.read(DATA / "relion5_particles.star")[:3]}, path)
     with pytest.raises(FormatError, match="centre of a tomogram whose size is unknown"):
         read_picks(path)
-    with pytest.raises(FormatError, match=r"voxels without the voxel size.*with its tomogram"):
+    with pytest.raises(FormatError, match=r"voxels without the voxel size.*name its tomogram"):
         read_picks(DATA / "tomoslice_points.star")
     path.write_text("data_x\n\nloop_\n_rlnCoordinateX #1\n_rlnCoordinateY #2\n1 2\n")
     with pytest.raises(FormatError, match="no positions in three dimensions"):
