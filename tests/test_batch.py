@@ -429,7 +429,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path, how):
     (tmp_path / "script.py").write_text(SCRIPT.format(sources=sources, out=str(tmp_path / "out")))
     script = subprocess.Popen(
         [sys.executable, tmp_path / "script.py"], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        text=True,
+        text=True, preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
     for line in script.stdout:
         if not line.startswith("0 "):
