@@ -124,7 +124,7 @@ def test_peak_loss_sees_a_shifted_a_low_and_a_false_peak():
     assert 0.05 < worse[0] < worse[1] < worse[2]
     elsewhere = true.clone()
     elsewhere[0, 0, :, 0] = 0.1  # far below any peak
-    assert losses.peak_loss(elsewhere, true).item() < 0.01
+    assert losses.peak_loss(elsewhere, true).item() < 0.02
 
 
 def test_peaks_are_a_small_share_of_the_voxels():
