@@ -102,7 +102,6 @@ def test_dask_workers_do_the_same_as_this_process(scheduler, crystals, tmp_path,
         np.testing.assert_array_equal(vox.read_volume(path).values, other.values)
 
 
-@pytest.mark.skip(reason="does not end when it follows other tests of one scheduler")
 def test_a_file_that_loses_each_worker_fails_and_the_rest_goes_on(
     scheduler, crystals, tmp_path, monkeypatch
 ):
@@ -111,7 +110,7 @@ def test_a_file_that_loses_each_worker_fails_and_the_rest_goes_on(
 
         if "b.vasp" in task.source:
             worker = distributed.get_worker()
-            worker.log_event(topic, ("start", index, worker.address))
+            worker.log_event(topic, ("start", index))
             time.sleep(0.3)
             os.kill(os.getpid(), 9)
         return _carry_out_on_worker(index, task, topic)
@@ -122,7 +121,6 @@ def test_a_file_that_loses_each_worker_fails_and_the_rest_goes_on(
     assert "b.vasp: each worker that was at it was lost" in outcomes[1].problem
 
 
-@pytest.mark.skip(reason="does not end when it follows other tests of one scheduler")
 def test_cancelling_ends_what_workers_are_at(scheduler, tmp_path):
     big = [write_tomogram(tmp_path / f"{n}.mrc", shape=(130, 200, 200), seed=n) for n in range(3)]
 
@@ -172,7 +170,7 @@ def queue(tmp_path, monkeypatch):
     log = tmp_path / "jobs"
     log.mkdir()
     scripts = {
-        "sbatch": f'cp "$1" {log}/$$.sh; setsid bash "$1" > {log}/$$.log 2>&1 &\n'
+        "sbatch": f'cp "$1" {log}/$$.sh; setsid bash {log}/$$.sh > {log}/$$.log 2>&1 &\n'
         'echo "Submitted batch job $!"',
         "scancel": 'kill -- -"$1"',
         "bsub": "exit 1",
@@ -216,7 +214,6 @@ def test_job_scripts_say_what_the_settings_say(queue, tmp_path, kind, level):
         assert "#SBATCH --cpus-per-task=8" in script
 
 
-@pytest.mark.skip(reason="does not end on two busy cores; waits for mending")
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("setsid"), reason="needs setsid")
 def test_a_batch_over_jobs_of_a_queue(queue, crystals, tmp_path):

@@ -62,13 +62,17 @@ def run_on_dask(
 
 
 class _Feeder:
-    """Gives each worker one task at a time, so that one that is lost takes one file with it."""
+    """Hands out as many tasks as there are workers, so that a lost one takes one file with it.
+
+    Which worker gets a task is left to the scheduler: one that is bound to a worker, even loosely,
+    is never started once there was a moment without any worker.
+    """
 
     def __init__(self, client: Any, tasks: Sequence[Task], tally: Tally):
         self._client, self._tasks, self._tally = client, tasks, tally
         self._topic = f"napari-vox3d-{token_hex(8)}"
         self._waiting = deque(range(len(tasks)))
-        self._at_work: dict[int, tuple[Any, str]] = {}  # future and worker
+        self._at_work: dict[int, Any] = {}  # futures
         self._starts: Counter[int] = Counter()
         self._events: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
 
@@ -93,15 +97,13 @@ class _Feeder:
             self._waiting.clear()
             return
         try:
-            workers = self._client.nthreads()
+            workers = len(self._client.nthreads())
         except OSError:  # the client tries to connect again, and closes if it cannot
             return
-        busy = {worker for _, worker in self._at_work.values()}
-        for worker in workers:
-            if self._waiting and worker not in busy:
-                self._submit(self._waiting.popleft(), worker)
+        while self._waiting and len(self._at_work) < workers:
+            self._submit(self._waiting.popleft())
 
-    def _submit(self, index: int, worker: str) -> None:
+    def _submit(self, index: int) -> None:
         task = self._tasks[index]
         source, target = (str(Path(path).absolute()) for path in (task.source, task.target))
         future = self._client.submit(
@@ -110,23 +112,19 @@ class _Feeder:
             replace(task, source=source, target=target),
             self._topic,
             key=f"{self._topic}-{index}",
-            workers=[worker],
-            allow_other_workers=True,  # should this one be lost
             pure=False,
         )
-        self._at_work[index] = future, worker
+        self._at_work[index] = future
         future.add_done_callback(lambda done: self._events.put(partial(self._ended, index, done)))
 
     def _hear(self, event: tuple[Any, tuple[Any, ...]]) -> None:
         kind, *about = event[1]
         self._events.put(partial(self._started if kind == "start" else self._tally.moved, *about))
 
-    def _started(self, index: int, worker: str) -> None:
-        """Note which worker is at a task: another than was asked, if that one was lost."""
+    def _started(self, index: int) -> None:
         if index not in self._at_work:
             return
-        future, _ = self._at_work[index]
-        self._at_work[index] = future, worker
+        future = self._at_work[index]
         self._starts[index] += 1
         if self._starts[index] > ATTEMPTS:  # the scheduler would try more often
             self._lost(index)
@@ -163,7 +161,7 @@ class _Feeder:
         if self._client.status == "closed":
             return
         self._client.unsubscribe_topic(self._topic)
-        futures = [future for future, _ in self._at_work.values()]
+        futures = list(self._at_work.values())
         if not futures:
             return
         threading.Thread(target=self._tell_workers, daemon=True).start()
@@ -199,7 +197,7 @@ def _carry_out_on_worker(index: int, task: Task, topic: str) -> Report:
         worker.log_event(topic, ("moved", index, done, total))
 
     with _one_at_a_time:
-        worker.log_event(topic, ("start", index, worker.address))
+        worker.log_event(topic, ("start", index))
         torch.set_num_threads(worker.state.nthreads)
         return attempt(task.on(own_device(task.options.get("device", "auto"))), tell)
 
