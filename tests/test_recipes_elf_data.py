@@ -31,7 +31,13 @@ from recipes.elf_data.shards import (
     sample,
     write_shard,
 )
-from recipes.elf_data.structures import Structure, from_record, list_structures, to_record
+from recipes.elf_data.structures import (
+    Structure,
+    effort,
+    from_record,
+    list_structures,
+    to_record,
+)
 from recipes.elf_data.upf import upf_text
 
 # Made up, in the layout of CP2K's files.
@@ -271,6 +277,20 @@ def test_a_failure_is_kept_and_ends_nothing(tmp_path, monkeypatch):
     assert command._is_done(tmp_path, structure)
 
 
+def test_only_cheap_crystals_of_a_list(tmp_path, monkeypatch):
+    small = Structure("Si-1", "covalent", "diamond", "known", "plain", bulk("Si"))
+    large = replace(small, name="Si-2", atoms=bulk("Si", cubic=True))
+    (tmp_path / "structures-3.json").write_text(json.dumps([to_record(large), to_record(small)]))
+    limit = (effort(small) + effort(large)) / 2
+    chosen = []
+    monkeypatch.setattr(command, "write_potentials", lambda *_: None)
+    monkeypatch.setattr(command, "calculate_all", lambda structures, *_: chosen.extend(structures))
+    words = ["elf_data", str(tmp_path), "--seed", "3", "--effort", str(limit)]
+    monkeypatch.setattr(sys, "argv", words)
+    command.main()
+    assert [structure.name for structure in chosen] == ["Si-1"]
+
+
 def test_a_result_is_packed(tmp_path, monkeypatch):
     atoms = bulk("Si")
     rho = superpose_atoms(atoms, (18, 18, 18)).values.T
@@ -278,7 +298,6 @@ def test_a_result_is_packed(tmp_path, monkeypatch):
     monkeypatch.setattr(command, "calculate", lambda *_, **__: result)
     (tmp_path / "results").mkdir()
     structure = Structure("Si-1", "covalent", "diamond", "known", "plain", atoms)
-    (tmp_path / "structures.json").write_text(json.dumps([to_record(structure)]))
     command.make(structure, tmp_path, 1)
     monkeypatch.setattr(sys, "argv", ["elf_data", str(tmp_path), "--pack", str(tmp_path / "out")])
     command.main()

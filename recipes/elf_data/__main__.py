@@ -17,7 +17,14 @@ from recipes.elf_data.espresso import CalculationError, calculate
 from recipes.elf_data.gth import read_gth
 from recipes.elf_data.pseudo_atom import solve_atom
 from recipes.elf_data.shards import pack
-from recipes.elf_data.structures import Structure, from_record, k_points, list_structures, to_record
+from recipes.elf_data.structures import (
+    Structure,
+    effort,
+    from_record,
+    k_points,
+    list_structures,
+    to_record,
+)
 from recipes.elf_data.upf import upf_text
 
 from napari_vox3d.formats import write_aside
@@ -35,19 +42,24 @@ def main() -> None:
     parser.add_argument(
         "--most", type=int, help="only so many structures, from the front of the list"
     )
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="another one lists other structures")
+    parser.add_argument(
+        "--effort", type=float, help="only what takes less; 100,000 is a few seconds of one core"
+    )
     parser.add_argument("--pack", type=Path, metavar="FOLDER", help="write shards of what is done")
     parser.add_argument("--gth", type=Path, default=GTH_FILE, help="CP2K's POTENTIAL_UZH")
     options = parser.parse_args()
 
     for name in ("results", "failures", "potentials"):
         (options.output / name).mkdir(parents=True, exist_ok=True)
-    structures = stored_list(options.output / "structures.json", options.reserved, options.seed)
-    structures = structures[: options.most]
     if options.pack:
-        results = [_targets(options.output, structure)[0] for structure in structures]
-        pack([path for path in results if path.exists()], options.pack)
+        pack(sorted((options.output / "results").glob("*.npz")), options.pack)
     else:
+        path = options.output / f"structures-{options.seed}.json"
+        structures = stored_list(path, options.reserved, options.seed)
+        if options.effort is not None:
+            structures = [one for one in structures if effort(one) < options.effort]
+        structures = structures[: options.most]
         write_potentials(options.gth, options.output / "potentials")
         calculate_all(structures, options.output, options.workers, options.cpu_limit)
 

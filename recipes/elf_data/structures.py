@@ -127,7 +127,7 @@ def list_structures(reserved: Collection[str] = (), seed: int = 0) -> list[Struc
     fair: list[tuple[float, Structure]] = []
     for members in kept.values():
         chosen = [members[i] for i in rng.permutation(len(members))[:MOST_OF_A_FAMILY]]
-        blurred = [_effort(structure) * rng.lognormal(sigma=BLUR) for structure in chosen]
+        blurred = [effort(structure) * rng.lognormal(sigma=BLUR) for structure in chosen]
         places = (np.argsort(np.argsort(blurred)) + rng.random(len(chosen))) / len(chosen)
         fair.extend(zip(places, chosen, strict=True))
     return [_named(structure) for _, structure in sorted(fair, key=lambda item: item[0])]
@@ -153,10 +153,10 @@ def _is_feasible(structure: Structure) -> bool:
     """Whether the cell has a sensible size, and pw.x little to do."""
     atoms = structure.atoms
     sensible = LEAST_ROOM * len(atoms) <= atoms.get_volume() <= LARGEST_CELL
-    return sensible and len(atoms) <= MOST_ATOMS and _effort(structure) <= MOST_EFFORT
+    return sensible and len(atoms) <= MOST_ATOMS and effort(structure) <= MOST_EFFORT
 
 
-def _effort(structure: Structure) -> float:
+def effort(structure: Structure) -> float:
     """What pw.x has to do: plane waves × bands × k points.
 
     There are V k³/6π² plane waves, k² being the cut-off, and as many k points as symmetry leaves.
