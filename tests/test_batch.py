@@ -13,7 +13,7 @@ import pytest
 from elf_models import model as tiny_elf_model
 
 import napari_vox3d as vox
-from napari_vox3d.batch import gpus, local
+from napari_vox3d.batch import collection_path, gpus, local
 from napari_vox3d.batch.names import target_names
 from napari_vox3d.errors import Cancelled, Vox3dError
 from napari_vox3d.formats import read_pick_collection
@@ -310,6 +310,19 @@ def test_one_file_of_numbered_classes_keeps_classes_apart(tmp_path, monkeypatch)
     assert (tmp_path / "all").is_dir()
     classes = [picks.classes for picks in read_pick_collection(tmp_path / "all.tbl")]
     assert len({name for names in classes for name in names}) == 2
+
+
+def test_the_file_of_all_is_what_is_named(tmp_path):
+    def place(name, kind):
+        return [str(path.relative_to(tmp_path)) for path in collection_path(tmp_path / name, kind)]
+
+    assert place("out", "csv") == ["out", "out/all_tomograms.csv"]
+    assert place("all.star", "relion4") == ["all", "all.star"]
+    assert place("a_config.json", "copick-project") == ["a", "a_config.json"]
+    assert place("config.json", "copick-project") == ["config_picks", "config.json"]
+    assert place("a.json", "copick-project") == ["a.json", "a.json/all_tomograms_config.json"]
+    (tmp_path / "a.json").write_text('{"pickable_objects": []}')
+    assert place("a.json", "copick-project") == ["a_picks", "a.json"]
 
 
 def test_warnings_on_the_way_are_passed_on(tmp_path):

@@ -6,7 +6,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
+from typer.testing import CliRunner
 
+import napari_vox3d as vox
 from napari_vox3d import (
     Picks,
     Volume,
@@ -16,6 +18,7 @@ from napari_vox3d import (
     write_pick_collection,
     write_picks,
 )
+from napari_vox3d.cli import app
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats import kind_of
 from napari_vox3d.formats.copick_project import tomograms_of
@@ -24,9 +27,8 @@ copick = pytest.importorskip("copick")
 INDICES = np.array([[1, 2, 3], [43.25, 135, 83], [7, 60, 10]])
 
 
-def picks(**fields):
+def picks(labels=("apo-ferritin", "ribosome", "ribosome"), **fields):
     frame = {"voxel_size": 10.0, "shape": (44, 136, 84), "tomogram": "TS-01"}
-    labels = ["apo-ferritin", "ribosome", "ribosome"]
     return Picks.from_indices(INDICES, labels, **(frame | fields))
 
 
@@ -183,6 +185,30 @@ def test_several_tomograms_of_a_run_are_a_choice(project):
             path(f"{project}::TS-01" if path is read_volume else project)
     assert read_volume(f"{project}::TS-01::denoised@20").shape == (2, 3, 4)
     assert tomograms_of(project, "*::denoised@20") == [f"{project}::TS-01::denoised@20"]
+
+
+@pytest.mark.parametrize("name", ["config.json", "czii.json"])
+def test_a_batch_of_a_project_goes_into_the_project(project, monkeypatch, name):
+    pytest.importorskip("zarr")
+    folder = project.parent / "overlay" / "ExperimentRuns" / "TS-02" / "VoxelSpacing10.000"
+    ome_zarr(folder / "wbp.zarr", np.zeros((44, 136, 84), "f4"), 10.0)
+    project = project.rename(project.with_name(name))
+
+    def pick(volume, *_args, **_options):
+        return picks(labels=["new", "ribosome", "ribosome"], tomogram=volume.name)
+
+    monkeypatch.setitem(vars(vox), "pick_particles", pick)
+    words = ["pick", str(project), "--one-file", "-o", str(project)]
+    for state in ("done", "skipped"):  # also where the project got new objects meanwhile
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 0, result.output
+        assert state in result.stdout
+    folder = project.with_name(f"{project.stem}_picks")
+    assert sorted(path.name for path in folder.iterdir()) == ["TS-01.star", "TS-02.star"]
+    for run in copick.from_file(str(project)).runs:
+        (made,) = run.get_picks("new", user_id="vox3d")
+        np.testing.assert_allclose(made.full_positions(), [[30, 20, 10]], atol=1e-3)
+        assert run.get_picks("apo-ferritin", user_id="alice")
 
 
 def test_damaged_projects_and_missing_libraries(tmp_path, monkeypatch):

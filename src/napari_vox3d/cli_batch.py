@@ -18,7 +18,7 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import PICK_FORMATS, split_address
 from napari_vox3d.formats.compression import plain_name
 from napari_vox3d.formats.copick_project import tomograms_of
-from napari_vox3d.formats.pick_formats import pick_format_by_name
+from napari_vox3d.formats.pick_files import pick_format_to_write
 from napari_vox3d.provenance.files import uncertainty_file
 from napari_vox3d.terminal import (
     Device,
@@ -124,7 +124,7 @@ def pick(
         return
     if region is not None or member:
         raise typer.BadParameter("--region and --member are for one tomogram.")
-    named = None if output is None or output.is_dir() else pick_format_by_name(output)
+    named = None if output is None or output.is_dir() else pick_format_to_write(output)
     with one_line_errors():
         if named and not one_file:
             raise Vox3dError(f"{output} names one file; add --one-file, or give a folder.")

@@ -13,6 +13,7 @@ from napari_vox3d.batch.names import target_names
 from napari_vox3d.batch.tally import Tally
 from napari_vox3d.batch.tasks import Outcome, Progress, Task
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats.pick_files import pick_format_to_write
 from napari_vox3d.formats.pick_formats import PICK_FORMATS
 
 if TYPE_CHECKING:
@@ -70,9 +71,10 @@ def pick_files(
         One of `PICK_FORMATS`.
     one_file
         Also write the picks of all tomograms into one file: ``all_tomograms`` with the suffix of
-        the format, in `folder`. If `folder` itself has that suffix, it is the name of that file,
-        and the others go to a folder beside it. The others are kept: a later call goes on from
-        them. Where the format has no names of classes, they are RELION 5's.
+        the format, in `folder`. If `folder` itself has that suffix, or is a copick project, it is
+        the name of that file, and the others go to a folder beside it. The others are kept: a
+        later call goes on from them. Where the format has no names of classes, and beside a
+        project, they are RELION 5's.
     jobs
         Files at a time: processes that share the cores of this machine, or workers to ask a
         cluster for. Each has a GPU of its own as far as there are enough.
@@ -110,7 +112,8 @@ def pick_files(
     part_format = format
     if one_file:
         parts, collection = collection_path(folder, format)
-        part_format = format if known.classes == "names" else "relion5"
+        named = known.classes == "names" and format != "copick-project"
+        part_format = format if named else "relion5"
     suffix = PICK_FORMATS[part_format].suffix
     options = {
         "threshold": threshold if isinstance(threshold, float | int | None) else dict(threshold),
@@ -214,6 +217,8 @@ def collection_path(folder: str | Path, format: str) -> tuple[Path, Path]:
     folder, suffix = Path(folder), PICK_FORMATS[format].suffix
     if folder.name.lower().endswith(suffix):
         return folder.with_name(folder.name[: -len(suffix)]), folder
+    if format == "copick-project" and pick_format_to_write(folder) == format:  # of another name
+        return folder.with_name(f"{folder.stem}_picks"), folder
     return folder, folder / (_COLLECTION + suffix)
 
 

@@ -39,9 +39,10 @@ def why_to_do(task: Task, cards: Sequence[ModelCard]) -> str | None:
         that will do.
     """
     try:
-        source = split_address(task.source)[0]
+        source, part = split_address(task.source)
         made = min(Path(path).stat().st_mtime for path in task.targets)
-        if made < source.stat().st_mtime:
+        # The date of a copick project is not that of its tomograms, and picks are written into it.
+        if made < source.stat().st_mtime and not part:
             return "source changed since"
     except OSError:
         return ""

@@ -95,7 +95,7 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
         be written.
     """
     path = Path(path)
-    known = _pick_format_to_write(path, format)
+    known = _known_format_to_write(path, format)
     more = format_module(known.module).write(path, picks, **known.options)
     return [path, *(more or [])]
 
@@ -158,7 +158,7 @@ def write_pick_collection(
     path = Path(path)
     if len(collection) == 1:
         return write_picks(path, collection[0], format)
-    known = _pick_format_to_write(path, format)
+    known = _known_format_to_write(path, format)
     if not known.several_tomograms:
         able = ", ".join(key for key, other in PICK_FORMATS.items() if other.several_tomograms)
         raise FormatError(
@@ -179,12 +179,18 @@ def _known_pick_format(path: Path, name: str | None, reason: str) -> PickFormat:
     return PICK_FORMATS[name]
 
 
-def _pick_format_to_write(path: Path, name: str | None) -> PickFormat:
+def _known_format_to_write(path: Path, name: str | None) -> PickFormat:
+    name = pick_format_to_write(path, name)
+    return _known_pick_format(path, name, "is not the name of a pick file")
+
+
+def pick_format_to_write(path: Path, name: str | None = None) -> str | None:
+    """Format that picks get in a file: the one of that name, or what the file's name says."""
     name = name or pick_format_by_name(path)
     # A project is written into, whatever its name is, and never overwritten by one of its files.
     if name == "copick" and path.is_file() and format_module("copick_project").is_project(path):
-        name = "copick-project"
-    return _known_pick_format(path, name, "is not the name of a pick file")
+        return "copick-project"
+    return name
 
 
 def pick_format_of(path: Path) -> str | None:
