@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from napari_vox3d.density.grids import smooth_even
 from napari_vox3d.errors import ModelError
 from napari_vox3d.volume import Volume
 
@@ -50,22 +51,10 @@ def elfnet_shape(lattice: NDArray[np.floating]) -> tuple[int, int, int]:
     """
     lengths = np.linalg.norm(lattice, axis=1)[::-1] / 0.529177
     c, b, a = (
-        -(-_smooth(int(np.ceil(length * _WAVE * 2 / np.pi))) // _EVERY) * _EVERY
+        -(-smooth_even(np.ceil(length * _WAVE * 2 / np.pi)) // _EVERY) * _EVERY
         for length in lengths
     )
     return c, b, a
-
-
-def _smooth(least: int) -> int:
-    n = least + least % 2
-    while True:
-        rest = n
-        for prime in (2, 3, 5):
-            while rest % prime == 0:
-                rest //= prime
-        if rest == 1:
-            return n
-        n += 2
 
 
 def superpose_elfnet_tables(
