@@ -57,7 +57,7 @@ def test_large_flat_network_knows_one_spacing(elfs):
 def test_every_fifth_composition_is_held_out_and_measured(elfs):
     model = train(elfs, channels=("log_sad", "promolecular_elf"))
     (table,) = model.card.metrics
-    assert "2 crystals of 1 held-out compositions" in table.data
+    assert "2 crystals of 1 held-out composition" in table.data
     rows = {row["predictor"]: row["all"] for row in table.rows}
     assert list(rows) == ["my-elf", "Tsirelson–Stash", "global median"]
     assert rows["Tsirelson–Stash"] < 0.05  # it is the truth here, but for the coarser grid
@@ -85,7 +85,7 @@ def test_with_forty_compositions_errors_are_learnt_too(forty, tmp_path, monkeypa
                   progress=lambda *call: calls.append(call))  # fmt: skip
     card = model.card
     assert "32 crystals of 32 compositions" in card.training
-    assert "8 crystals of other compositions were held out." in card.training
+    assert "8 crystals of other compositions held out." in card.training
     assert "cannot say" not in card.training
     assert "2 crystals of compositions that neither" in card.uncertainty.data
     assert "4 crystals of 4 held-out compositions" in card.metrics[0].data

@@ -75,7 +75,7 @@ def test_training_gives_a_model_with_an_honest_card(example, tmp_path):
     assert [kind.name for kind in card.classes] == ["a", "b"]
     assert [kind.radius for kind in card.classes] == [60, 90]
     assert card.background == 2
-    assert "2 crops of 1 tomograms with 4 particles" in card.training
+    assert "2 crops of 1 tomogram with 4 particles" in card.training
     assert "too hopeful" in card.training
     assert reports[:2] == [(1, 2), (2, 2)]
     assert set(reports[2:]) == {(2, 2)}  # while the thresholds are found
@@ -98,7 +98,7 @@ def test_every_fifth_example_is_held_out(example, monkeypatch):
     model = train([*others, apart], steps=1)
     assert told == [[apart]]
     assert [kind.threshold for kind in model.card.classes] == [0.4, 0.6]
-    assert "1 tomograms held out" in model.card.training
+    assert "1 tomogram held out" in model.card.training
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -18,6 +18,7 @@ from napari_vox3d.networks.catalogue import Size, find_architecture
 from napari_vox3d.training.elf_errors import add_error_head, known_range
 from napari_vox3d.training.elf_examples import ExampleStore, Prepared, prepare_example
 from napari_vox3d.training.elf_fit import fit_elf
+from napari_vox3d.training.inputs import counted
 from napari_vox3d.training.loop import Progress
 from napari_vox3d.training.losses import DEFAULT_TERMS
 from napari_vox3d.volume import Volume
@@ -304,8 +305,8 @@ def _errors(
         errors.append((mean[0], mean[1], mean[2]))
     names = (model.card.name, "Tsirelson–Stash", "global median")
     crystals = (
-        f"{len(held_out)} crystals of {len({_composition(elf) for elf in held_out})} "
-        "held-out compositions"
+        f"{counted(len(held_out), 'crystal')} of "
+        f"{counted(len({_composition(elf) for elf in held_out}), 'held-out composition')}"
     )
     table = MetricTable(
         data=f"MAE of the ELF over the points of grids of {spacing:g} Å, mean over {crystals}",
@@ -328,7 +329,7 @@ def _account(parts: _Parts, steps: int, spacing: float) -> str:
     compositions = len({_composition(elf) for elf in parts.training})
     others = parts.test + parts.learning + parts.checking
     tested = (
-        f"{len(others)} crystals of other compositions were held out"
+        f"{counted(len(others), 'crystal')} of other compositions held out"
         if others
         else "nothing was held out, so how good it is is not known"
     )
@@ -339,6 +340,6 @@ def _account(parts: _Parts, steps: int, spacing: float) -> str:
         f"{_FOR_A_BAND * _HOLD_OUT} compositions."
     )
     return (
-        f"{steps} steps on {len(parts.training)} crystals of {compositions} compositions, "
-        f"grids of {spacing:g} Å; {tested}.{band}"
+        f"{counted(steps, 'step')} on {counted(len(parts.training), 'crystal')} of "
+        f"{counted(compositions, 'composition')}, grids of {spacing:g} Å; {tested}.{band}"
     )

@@ -139,6 +139,11 @@ def particle_classes(
     return kinds
 
 
+def counted(number: int, what: str) -> str:
+    """Say how many there are: ``"1 tomogram"``, ``"2 tomograms"``."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def read_true_elf(path: str | Path) -> Volume:
     """Read an ELF to learn from.
 

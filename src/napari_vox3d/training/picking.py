@@ -326,11 +326,12 @@ def _account(
     particles = sum(len(tomogram.particles.labels) for tomogram in tomograms)
     origin = "random weights" if start is None else f"the model {start.card.name!r}"
     tested = (
-        f"thresholds from {len(held_out)} tomograms held out"
+        f"thresholds from {counted(len(held_out), 'tomogram')} held out"
         if held_out
         else "thresholds from the training data themselves, so they may be too hopeful"
     )
     return (
-        f"{crops} crops of {len(tomograms)} tomograms with {particles} particles, "
+        f"{counted(crops, 'crop')} of {counted(len(tomograms), 'tomogram')} "
+        f"with {counted(particles, 'particle')}, "
         f"starting from {origin}; {tested}."
     )
