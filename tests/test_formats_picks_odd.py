@@ -1,5 +1,7 @@
 """Files that are valid and unlike those that we write ourselves."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -73,6 +75,49 @@ def test_the_pixel_size_of_an_optics_group(tmp_path):
     optics = "data_optics\n\nloop_\n_rlnOpticsGroup #1\n_rlnImagePixelSize #2\n1 5.0\n2 7.0\n\n"
     text = f"{optics}data_particles\n\n{LOOP}_rlnOpticsGroup #5\nTS_01.mrc 10 20 30 2\n"
     np.testing.assert_allclose(found(tmp_path, "p.star", text).positions, [[210, 140, 70]])
+
+
+PORTAL = Path(__file__).parent / "data" / "picks" / "portal"
+
+
+@pytest.mark.parametrize(
+    ("name", "tomogram", "pixel_size"),
+    [
+        ("relion_3_star.star", "tomo_1", 1.7005),
+        ("tomoman_relion_star.star", "grid_1_lamella1_pos1", 1.96),
+    ],
+)
+def test_shifts_of_older_relion_are_in_voxels(name, tomogram, pixel_size):
+    first = read_pick_collection(PORTAL / name)[0]
+    assert first.tomogram == tomogram
+    expected = [[12 + 3.2, 8 + 2.4, 4 + 1.2], [4 - 1.2, 4 - 2.4, 4 - 3.2]]
+    np.testing.assert_allclose(first.positions, np.array(expected) * pixel_size)
+    np.testing.assert_array_equal(first.angles, [[90, 45, 180], [-45, 90, 120]])
+
+
+@pytest.mark.parametrize(("tomogram", "pixel_size"), [("TS_01.tomostar", 5.0), ("TS_01", 2.5)])
+def test_warp_counts_in_voxels_of_its_particles_and_relion_of_the_tilt_series(
+    tmp_path, tomogram, pixel_size
+):
+    names = ("OpticsGroup", "TomoTiltSeriesPixelSize", "TomoSubtomogramBinning", "ImagePixelSize")
+    head = "".join(f"_rln{name} #{n}\n" for n, name in enumerate(names, 1))
+    optics = f"data_optics\n\nloop_\n{head}1 2.5 2.0 5.0\n\n"
+    particles = LOOP.replace("MicrographName", "TomoName") + "_rlnOpticsGroup #5\n"
+    text = f"{optics}data_particles\n\n{particles}{tomogram} 10 20 30 1\n"
+    expected = np.array([[30, 20, 10]]) * pixel_size
+    np.testing.assert_allclose(found(tmp_path, "p.star", text).positions, expected)
+
+
+def test_numbers_of_classes_that_are_no_whole_numbers(tmp_path):
+    text = f"data_\n\n{LOOP}_rlnClassNumber #5\nTS_01 1 2 3 2.0\nTS_01 1 2 3 nan\n"
+    assert found(tmp_path, "p.star", text).labels.tolist() == ["2", "particle"]
+
+
+def test_tomograms_of_one_name_keep_their_folders(tmp_path):
+    rows = "a/TS_01.mrc 1 2 3 5.0\nb/TS_01.mrc 4 5 6 5.0\nb/TS_02.mrc 7 8 9 5.0\n"
+    (tmp_path / "p.star").write_text(f"data_\n\n{LOOP}_rlnPixelSize #5\n{rows}")
+    names = [picks.tomogram for picks in read_pick_collection(tmp_path / "p.star")]
+    assert names == ["a/TS_01.mrc", "b/TS_01.mrc", "TS_02"]
 
 
 def test_particles_of_m_are_in_angstrom(tmp_path):

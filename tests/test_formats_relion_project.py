@@ -83,6 +83,32 @@ def test_particles_alone_get_their_frame_from_the_list_beside_them(tmp_path):
         read_picks(path)
 
 
+@pytest.mark.parametrize(
+    ("particles", "tomograms", "optimisation_set"),
+    [
+        ("run_data.star", "Tomograms/tomograms.star", "run_optimisation_set.star"),
+        ("run_it025_data.star", "Tomograms/tomograms.star", "run_it025_optimisation_set.star"),
+        ("ribosomes.star", "ribosomes_tomograms.star", "ribosomes_optimisation_set.star"),
+        ("ribosomes.star", "ribosomes_tomograms.star", ""),
+    ],
+)
+def test_sets_bear_the_name_of_their_particles(tmp_path, particles, tomograms, optimisation_set):
+    project(tmp_path)
+    frame = {"voxel_size": 10.0, "shape": (25, 68, 50), "tomogram": "TS_01"}
+    (path,) = write_picks(tmp_path / particles, Picks.from_indices([[1, 2, 3]], "a", **frame))
+    table = starfile.read(path)[["rlnTomoName", *CENTRED]]
+    starfile.write({"particles": table}, path, overwrite=True)
+    (tmp_path / tomograms).parent.mkdir(exist_ok=True)
+    (tmp_path / "tomograms.star").rename(tmp_path / tomograms)
+    if optimisation_set:
+        (tmp_path / optimisation_set).write_text(
+            f"data_\n\n_rlnTomoParticlesFile {particles}\n_rlnTomoTomogramsFile {tomograms}\n"
+        )
+        # Another set in the folder is of other particles.
+        (tmp_path / "optimisation_set.star").write_text("data_\n\n_rlnTomoTomogramsFile gone\n")
+    np.testing.assert_allclose(read_picks(path).indices, [[1, 2, 3]], atol=1e-5)
+
+
 def test_the_size_of_another_tomogram_is_passed_over(tmp_path):
     shutil.copytree(PROJECT, tmp_path / "project")
     # The list says 84 × 136 × 44 of TS_01, whose tomogram is of another size.

@@ -23,6 +23,8 @@ SIZES = [f"rlnTomoSize{axis}" for axis in "ZYX"]
 PIXEL_SIZE = "rlnTomoTiltSeriesPixelSize"
 _PIXEL_SIZES_OF_WARP = ("rlnPixelSize", "rlnImagePixelSize")
 BINNING = "rlnTomoTomogramBinning"
+OF_WARP = ".tomostar"
+"""How names of tilt series end in files of Warp."""
 _GROUP = "rlnOpticsGroup"
 _PARTICLES, _TOMOGRAMS = "rlnTomoParticlesFile", "rlnTomoTomogramsFile"
 
@@ -91,16 +93,22 @@ def read_project(path: Path) -> dict[str, DataFrame]:
 def tomograms_beside(path: Path) -> dict[str, DataFrame]:
     """Blocks about the tomograms of a file of particles, from what lies in its folder.
 
+    RELION's refinement names the set of ``run_data.star`` ``run_optimisation_set.star``, Warp that
+    of ``ribosomes.star`` ``ribosomes_optimisation_set.star``.
+
     Raises
     ------
     FormatError
         If what lies there is no STAR file.
     """
-    optimisation_set = path.with_name("optimisation_set.star")
-    if optimisation_set.is_file() and optimisation_set != path:
-        return _tomograms_of(optimisation_set, read_blocks(optimisation_set))
-    tomograms = path.with_name("tomograms.star")
-    return _read_tomograms(tomograms) if tomograms.is_file() and tomograms != path else {}
+    for beginning in (f"{path.stem.removesuffix('_data')}_", ""):
+        optimisation_set = path.with_name(f"{beginning}optimisation_set.star")
+        if optimisation_set.is_file() and optimisation_set != path:
+            return _tomograms_of(optimisation_set, read_blocks(optimisation_set))
+        tomograms = path.with_name(f"{beginning}tomograms.star")
+        if tomograms.is_file() and tomograms != path:
+            return _read_tomograms(tomograms)
+    return {}
 
 
 def _tomograms_of(path: Path, optimisation_set: dict[str, DataFrame]) -> dict[str, DataFrame]:
@@ -143,7 +151,7 @@ def rows_of(block: DataFrame, tomogram: str) -> DataFrame:
 
 
 def pixel_size_of(blocks: dict[str, DataFrame]) -> float | None:
-    """Å per voxel of the coordinates, by RELION's column, or Warp's, or the detector's.
+    """Å per voxel of the tilt series, by RELION's column, or Warp's, or the detector's.
 
     With a magnification the detector's size is in µm (RELION before 3.1, Warp); without it, PyTom
     means Å.
@@ -154,6 +162,18 @@ def pixel_size_of(blocks: dict[str, DataFrame]) -> float | None:
         magnification = number_of("rlnMagnification", blocks)
         size = size if magnification is None else size * 1e4 / magnification
     return size
+
+
+def pixel_size_of_coordinates(blocks: dict[str, DataFrame], tomogram: str) -> float | None:
+    """Å per voxel of coordinates that count from the first voxel.
+
+    They are those of the tilt series; but Warp counts in voxels of the particles that it writes,
+    and states the size of both.
+    """
+    size_of_particles = number_of("rlnImagePixelSize", blocks)
+    if tomogram.endswith(OF_WARP) and size_of_particles is not None:
+        return size_of_particles
+    return pixel_size_of(blocks)
 
 
 def number_of(name: str, blocks: dict[str, DataFrame]) -> float | None:

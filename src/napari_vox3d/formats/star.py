@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,11 +34,13 @@ from napari_vox3d.formats.frame import (
 )
 from napari_vox3d.formats.relion_project import (
     BINNING,
+    OF_WARP,
     PIXEL_SIZE,
     SIZES,
     frame_in_file,
     number_of,
     pixel_size_of,
+    pixel_size_of_coordinates,
     read_project,
     rows_about,
     rows_of,
@@ -58,11 +62,11 @@ _INDEXED = ([f"rlnCoordinate{axis}" for axis in "ZYX"], ["z", "y", "x"])
 # M's, in Å; numbered where a particle moves during the tilt series.
 _OF_M = ([f"wrpCoordinate{axis}1" for axis in "ZYX"], [f"wrpCoordinate{axis}" for axis in "ZYX"])
 _SHIFTS = [f"rlnOrigin{axis}Angst" for axis in "ZYX"]
+_SHIFTS_IN_VOXELS = [f"rlnOrigin{axis}" for axis in "ZYX"]  # before RELION 3.1
 _ANGLES = [f"rlnAngle{name}" for name in ("Rot", "Tilt", "Psi")]
 _ANGLES_OF_M = [[f"wrpAngle{name}{n}" for name in ("Rot", "Tilt", "Psi")] for n in ("1", "")]
 _FRAME_ANGLES = [f"rlnTomoSubtomogram{name}" for name in ("Rot", "Tilt", "Psi")]
 _TOMOGRAMS = ("rlnTomoName", "rlnMicrographName", "wrpSourceName")
-_OF_WARP = ".tomostar"  # how names of tilt series end in Warp's files
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
 _TEXTS = ("rlnTomoName", "vox3dClass")
 _QUOTES = str.maketrans({"'": "’", '"': "”"})  # readers take either for the end of a quotation
@@ -112,7 +116,14 @@ def read_collection(path: str | Path) -> list[Picks]:
     names = _names_of_tomograms(particles)
     if names is None:
         return [_picks(path, blocks, particles, None)]
-    return [_picks(path, blocks, rows, None) for _, rows in particles.groupby(names, sort=False)]
+    groups = particles.groupby(names, sort=False)
+    read_ones = {str(name): _picks(path, blocks, rows, None) for name, rows in groups}
+    # Tomograms of one name in several folders keep their folder.
+    count = Counter(picks.tomogram for picks in read_ones.values())
+    return [
+        picks if count[picks.tomogram] == 1 else replace(picks, tomogram=name)
+        for name, picks in read_ones.items()
+    ]
 
 
 def _picks(
@@ -138,14 +149,14 @@ def _picks(
         size, unit = whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)
         positions = _columns(path, particles, _CENTRED) + (size / 2 - 1) * unit
     else:
-        positions = _positions_from_corner(path, particles, pixel_size, volume, tomogram)
+        unit = pixel_size_of_coordinates(blocks, tomogram)
+        positions = _positions_from_corner(path, particles, unit, volume, tomogram)
     if _SHIFTS[0] in particles:
         positions -= _shifts(path, particles)
     score = next((name for name in _SCORES if name in particles), None)
-    label = next((name for name in ("vox3dClass", "rlnClassNumber") if name in particles), None)
     return Picks(
         positions,
-        np.array(UNNAMED_CLASS if label is None else particles[label].astype(str), str),
+        _labels(particles),
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
         _radii(path, particles),
@@ -269,10 +280,12 @@ def _positions_from_corner(
     values = _columns(path, particles, columns)
     if columns in _OF_M:
         return values
+    if _SHIFTS[0] not in particles and set(_SHIFTS_IN_VOXELS) <= set(particles.columns):
+        values = values - _columns(path, particles, _SHIFTS_IN_VOXELS)
     voxel_size = pixel_size or voxel_size_for_reading(path, volume)
     # Warp's template matching writes fractions of the tomogram.
     fractions = (
-        tomogram.endswith(_OF_WARP) and len(values) and 0 <= values.min() <= values.max() <= 1
+        tomogram.endswith(OF_WARP) and len(values) and 0 <= values.min() <= values.max() <= 1
     )
     if fractions and volume is not None:
         return values * volume.shape * volume.voxel_size
@@ -337,6 +350,16 @@ def _columns(
     if not missing and not np.isfinite(values).all():
         raise FormatError(path, "lacks values", where=names[0])
     return values
+
+
+def _labels(particles: DataFrame) -> NDArray[np.str_]:
+    """(N,) names of classes, or their numbers; some programs write 1 as 1.0 and none as nan."""
+    if "vox3dClass" in particles:
+        return np.array(particles["vox3dClass"], str)
+    if "rlnClassNumber" not in particles:
+        return np.array(UNNAMED_CLASS)
+    numbers = (str(number).removesuffix(".0") for number in particles["rlnClassNumber"])
+    return np.array([UNNAMED_CLASS if number == "nan" else number for number in numbers], str)
 
 
 def _radii(path: Path, particles: DataFrame) -> NDArray[np.float64] | None:
