@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import count
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_vox3d.density.grids import band, half_frequencies
+from napari_vox3d.density.grids import band, from_waves, half_frequencies, to_waves
 from napari_vox3d.density.promolecule import homogeneous_kinetic_energy
+from napari_vox3d.progress import Progress, part_of
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -17,10 +19,13 @@ if TYPE_CHECKING:
 WIDTHS = (0.15, 0.4, 0.8, 1.6)  # Å: Gaussians that the density is smoothed with
 PER_WIDTH = 6
 CHANNELS = PER_WIDTH * len(WIDTHS)
+_TRANSFORMS = 10  # of the density, its gradient and the matrix of its second derivatives
 _VACUUM = 1e-3  # e/Å³: densities are floored here before they divide anything
 
 
-def density_invariants(density: Volume, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def density_invariants(
+    density: Volume, shape: tuple[int, int, int], progress: Progress | None = None
+) -> NDArray[np.float32]:
     """Describe a periodic density around each point of a grid, independent of orientation.
 
     The density is smoothed with Gaussians of four widths. For each smoothed ρ the channels are
@@ -35,6 +40,8 @@ def density_invariants(density: Volume, shape: tuple[int, int, int]) -> NDArray[
         Periodic valence density in e/Å³.
     shape
         (c, b, a) grid of the result over the same cell.
+    progress
+        Called as ``progress(done, total)``; what it raises ends the description.
 
     Returns
     -------
@@ -42,15 +49,21 @@ def density_invariants(density: Volume, shape: tuple[int, int, int]) -> NDArray[
         (24, c, b, a) float32, width by width.
     """
     values = np.asarray(density.values, np.float64)
-    waves = np.fft.rfftn(values) / values.size
+    waves = to_waves(values) / values.size
     lattice = density.lattice
     channels = np.empty((CHANNELS, *shape), np.float32)
-    for number, width in enumerate(WIDTHS):
-        factor = _oversampling(lattice, shape, width)
+    factors = [_oversampling(lattice, shape, width) for width in WIDTHS]
+    ends = np.cumsum([0, *(factor**3 for factor in factors)]) / sum(f**3 for f in factors)
+    for number, (width, factor) in enumerate(zip(WIDTHS, factors, strict=True)):
         fine = (factor * shape[0], factor * shape[1], factor * shape[2])
         first = PER_WIDTH * number
         channels[first : first + PER_WIDTH] = _smoothed_invariants(
-            band(waves, values.shape, fine), fine, lattice, width, factor
+            band(waves, values.shape, fine),
+            fine,
+            lattice,
+            width,
+            factor,
+            part_of(progress, ends[number], ends[number + 1]),
         )
     return channels
 
@@ -67,6 +80,7 @@ def _smoothed_invariants(
     lattice: NDArray[np.float64],
     width: float,
     stride: int,
+    report: Progress,
 ) -> NDArray[np.float64]:
     """The six channels of one width on every `stride`-th point of grid `shape`."""
     c, b, a = half_frequencies(shape)
@@ -76,8 +90,11 @@ def _smoothed_invariants(
     ]
     waves = waves * np.exp(-0.5 * width**2 * sum(k**2 for k in vectors)) * np.prod(shape)
 
+    transforms = count()
+
     def on_grid(coefficients: NDArray[np.complex128]) -> NDArray[np.float64]:
-        full = np.fft.irfftn(coefficients, shape, axes=(0, 1, 2))
+        report(next(transforms), _TRANSFORMS)
+        full = from_waves(coefficients, shape)
         return full[::stride, ::stride, ::stride]
 
     density = np.maximum(on_grid(waves), _VACUUM)

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_vox3d.density.grids import half_frequencies
+from napari_vox3d.density.grids import from_waves, half_frequencies, to_waves
 from napari_vox3d.density.superposition import superpose_atoms
+from napari_vox3d.progress import Progress, part_of
 
 if TYPE_CHECKING:
     from ase import Atoms
@@ -33,7 +34,9 @@ def _descriptors() -> dict[str, NDArray[np.float64]]:
     return dict(zip((row[0] for row in rows), values, strict=True))
 
 
-def describe_owners(atoms: Atoms, shape: tuple[int, int, int]) -> NDArray[np.float32]:
+def describe_owners(
+    atoms: Atoms, shape: tuple[int, int, int], progress: Progress | None = None
+) -> NDArray[np.float32]:
     """Mean properties of the atoms that the density at each point belongs to.
 
     Each atom counts by its share of the superposed neutral densities (Hirshfeld, Theor. Chim. Acta
@@ -48,6 +51,8 @@ def describe_owners(atoms: Atoms, shape: tuple[int, int, int]) -> NDArray[np.flo
         Crystal.
     shape
         (c, b, a) grid over its cell.
+    progress
+        Called as ``progress(done, total)``; what it raises ends the description.
 
     Returns
     -------
@@ -62,15 +67,21 @@ def describe_owners(atoms: Atoms, shape: tuple[int, int, int]) -> NDArray[np.flo
     """
     symbols = np.array(atoms.get_chemical_symbols())
     elements = np.unique(symbols)
-    densities = [superpose_atoms(atoms[symbols == element], shape).values for element in elements]
-    waves = [np.fft.rfftn(density) for density in densities]
+    waves = []
+    for n, element in enumerate(elements):
+        part = part_of(progress, 0.5 * n / len(elements), 0.5 * (n + 1) / len(elements))
+        density = superpose_atoms(atoms[symbols == element], shape, progress=part)
+        waves.append(to_waves(density.values))
     square = _square_wave_numbers(atoms.cell.array, shape)
     properties = np.array([_descriptors()[element] for element in elements])
     channels = []
-    for width in WIDTHS:
+    report = part_of(progress, 0.5, 1)
+    for n, width in enumerate(WIDTHS):
         damping = np.exp(-0.5 * width**2 * square)
-        smooth = np.array([np.fft.irfftn(wave * damping, shape, axes=(0, 1, 2)) for wave in waves])
-        shares = np.maximum(smooth, _FLOOR)
+        shares = np.empty((len(elements), *shape))
+        for m, (share, wave) in enumerate(zip(shares, waves, strict=True)):
+            report(n * len(waves) + m, len(WIDTHS) * len(waves))
+            np.maximum(from_waves(wave * damping, shape), _FLOOR, out=share)
         shares /= shares.sum(axis=0)
         means = np.einsum("ep,ecba->pcba", properties, shares)
         squares = np.einsum("ep,ecba->pcba", properties[:, :_SPREAD] ** 2, shares)

@@ -6,17 +6,19 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_vox3d.density.grids import half_frequencies
+from napari_vox3d.density.grids import from_waves, half_frequencies, to_waves
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.progress import Progress, part_of
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_TRANSFORMS = 5  # forth, three components of the gradient, the Laplacian
 _VACUUM = 1e-5  # e/Å³: below it, ringing of the density is as large as the density
 
 
-def tsirelson_stash_elf(volume: Volume) -> Volume:
+def tsirelson_stash_elf(volume: Volume, progress: Progress | None = None) -> Volume:
     """Approximate the electron localization function from the density and its derivatives.
 
     The kinetic energy density of the ELF is replaced by its gradient expansion (Kirzhnits),
@@ -31,6 +33,8 @@ def tsirelson_stash_elf(volume: Volume) -> Volume:
     ----------
     volume
         Periodic valence density in e/Å³, (c, b, a).
+    progress
+        Called as ``progress(done, total)``; what it raises ends the calculation.
 
     Returns
     -------
@@ -50,7 +54,7 @@ def tsirelson_stash_elf(volume: Volume) -> Volume:
             f"{volume.unit or 'no unit'}."
         )
     density = np.asarray(volume.values, np.float64)
-    gradient_squared, laplacian = _derivatives(density, volume.lattice)
+    gradient_squared, laplacian = _derivatives(density, volume.lattice, part_of(progress, 0, 1))
     floored = np.maximum(density, _VACUUM)
     homogeneous = homogeneous_kinetic_energy(floored)
     # kinetic energy density less the bosonic part |∇ρ|²/8ρ
@@ -73,10 +77,10 @@ def homogeneous_kinetic_energy(density: NDArray[np.float64]) -> NDArray[np.float
 
 
 def _derivatives(
-    values: NDArray[np.float64], lattice: NDArray[np.float64]
+    values: NDArray[np.float64], lattice: NDArray[np.float64], report: Progress
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """|∇ρ|² and ∇²ρ of periodic (c, b, a) `values`; rows of `lattice` are a, b, c."""
-    coefficients = np.fft.rfftn(values)
+    coefficients = to_waves(values)
     axes = [
         np.where(np.abs(k) * 2 == n, 0, k)  # the Nyquist wave has no derivative of its own
         for k, n in zip(half_frequencies(values.shape), values.shape, strict=True)
@@ -84,11 +88,11 @@ def _derivatives(
     c, b, a = axes[0][:, None, None], axes[1][:, None], axes[2]
     gradient_squared = np.zeros(values.shape)
     square = np.zeros(coefficients.shape)
-    for along_a, along_b, along_c in 2 * np.pi * np.linalg.inv(lattice):
+    for n, (along_a, along_b, along_c) in enumerate(2 * np.pi * np.linalg.inv(lattice), start=1):
+        report(n, _TRANSFORMS)
         wave = c * along_c + b * along_b + a * along_a
-        gradient_squared += (
-            np.fft.irfftn(1j * wave * coefficients, values.shape, axes=(0, 1, 2)) ** 2
-        )
+        gradient_squared += from_waves(1j * wave * coefficients, values.shape) ** 2
         square += wave**2
-    laplacian = np.fft.irfftn(-square * coefficients, values.shape, axes=(0, 1, 2))
+    report(4, _TRANSFORMS)
+    laplacian = from_waves(-square * coefficients, values.shape)
     return gradient_squared, laplacian

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from napari_vox3d.density.grids import grid_shape, half_frequencies
+from napari_vox3d.density.grids import from_waves, grid_shape, half_frequencies
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.progress import Progress, part_of
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 
 _TABLE = Path(__file__).parent / "tables" / "form_factors.npz"
 _FLAT = 1e-3  # Å³: cells of less volume are degenerate
-_PLANES = 16  # c* planes worked on at once: bounds the memory beside the result
+_PLANES = 16  # c* planes worked on at once, at most: bounds the memory beside the result
+_STEP = 1.5e8  # waves times atoms between two reports: about 0.3 s
 
 
 @cache
@@ -49,6 +51,7 @@ def superpose_atoms(
     atoms: Atoms | str | Path,
     shape: tuple[int, int, int] | None = None,
     spacing: float = 0.2,
+    progress: Progress | None = None,
 ) -> Volume:
     """Superpose neutral atomic valence densities periodically.
 
@@ -68,6 +71,8 @@ def superpose_atoms(
         Points along (c, b, a). Default: from `spacing`.
     spacing
         Å: upper limit of the distance between points along each edge; used without `shape`.
+    progress
+        Called as ``progress(done, total)``; what it raises ends the superposition.
 
     Returns
     -------
@@ -95,9 +100,10 @@ def superpose_atoms(
     c, b, a = (int(n) for n in shape)
     grid = (c, b, a)
 
-    coefficients = _fourier_coefficients(crystal, grid)
-    values = np.fft.irfftn(coefficients, grid, axes=(0, 1, 2))
+    coefficients = _fourier_coefficients(crystal, grid, part_of(progress, 0, 0.9))
+    values = from_waves(coefficients, grid)
     values *= values.size / crystal.get_volume()
+    part_of(progress, 0.9, 1)(1, 1)
     provenance = {
         "method": "superposition of neutral atomic valence densities (GTH-PBE pseudo-atoms)",
         "electrons": valence_electrons(crystal),
@@ -137,7 +143,9 @@ def _check(atoms: Atoms) -> None:
         )
 
 
-def _fourier_coefficients(atoms: Atoms, shape: tuple[int, ...]) -> NDArray[np.complex128]:
+def _fourier_coefficients(
+    atoms: Atoms, shape: tuple[int, ...], report: Progress
+) -> NDArray[np.complex128]:
     """Σ f(|G|) exp(−iG·r) over the atoms, in electrons, on the half grid of `numpy.fft.rfftn`."""
     frequencies = half_frequencies(shape)
     fractions = atoms.get_scaled_positions(wrap=False)[:, ::-1]
@@ -149,15 +157,18 @@ def _fourier_coefficients(atoms: Atoms, shape: tuple[int, ...]) -> NDArray[np.co
 
     result = np.zeros([len(k) for k in frequencies], complex)
     c, b, a = frequencies
-    for first in range(0, len(c), _PLANES):
-        planes = slice(first, first + _PLANES)
+    elements = sorted(set(symbols))
+    step = max(1, min(_PLANES, int(_STEP / (len(b) * len(a) * len(atoms)))))
+    for first in range(0, len(c), step):
+        planes = slice(first, first + step)
         q = np.sqrt(
             sum(
                 (c[planes, None, None] * axis[0] + b[:, None] * axis[1] + a * axis[2]) ** 2
                 for axis in wave_vectors
             )
         )
-        for element in set(symbols):
+        for n, element in enumerate(elements):
+            report(first * len(elements) + n * step, len(c) * len(elements))
             chosen = symbols == element
             slab, rows, columns = (
                 phases[0][planes, chosen],

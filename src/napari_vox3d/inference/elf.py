@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -26,6 +25,7 @@ from napari_vox3d.inference.elf_inputs import (
 from napari_vox3d.inference.elf_limits import strangeness
 from napari_vox3d.inference.elf_pass import run_whole_cell
 from napari_vox3d.models import ELFInput, Model, ModelCard, list_models, load_model
+from napari_vox3d.progress import Progress, part_of
 from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from ase import Atoms
     from numpy.typing import NDArray
 
-Progress = Callable[[int, int], None]
-
 DEFAULT_SPACING = 0.2  # Å, where the user does not ask for one
+# Shares of the whole when the density is there, and when the network has its inputs; on a CPU.
+_SUPERPOSED, _DESCRIBED = 0.25, 0.5
 _FINEST = 0.1  # Å: an ELF has no detail below, so finer grids are interpolated
 _MOST_POINTS = 1000**3  # of the result: 8 GB while it is interpolated
 _FROM_ATOMS = "superposed atomic densities"
@@ -153,7 +153,7 @@ def predict_elf(
     report(0, 1)
     grid = _grid(given, shape, spacing)
     if chosen.card.network is None:
-        outcome = _promolecular(given, grid)
+        outcome = _promolecular(given, grid, report)
     else:
         outcome = _by_network(given, grid, chosen, folder, device, precision, report)
     report(1, 1)
@@ -323,10 +323,10 @@ def _grid(given: Volume | Atoms, shape: Shape | None, spacing: float | None) -> 
     return Volume.on_lattice(np.broadcast_to(np.float32(0), shape), lattice, **fields)
 
 
-def _promolecular(given: Volume | Atoms, grid: Volume) -> _Outcome:
+def _promolecular(given: Volume | Atoms, grid: Volume, report: Progress) -> _Outcome:
     """Tsirelson–Stash ELF of the superposed densities on `grid`."""
-    density = atomic_density(given, grid, grid.shape)
-    elf = interpolate(tsirelson_stash_elf(density).values, grid.shape)
+    density = atomic_density(given, grid, grid.shape, part_of(report, 0, 0.5))
+    elf = interpolate(tsirelson_stash_elf(density, part_of(report, 0.5, 1)).values, grid.shape)
     return _Outcome(elf, {"input": _FROM_ATOMS})
 
 
@@ -348,15 +348,17 @@ def _by_network(
     place = choose_device(device)
     dtype = choose_precision("float32" if precision == "auto" else precision, place)
     shape = _network_shape(grid, needs.spacing) if tables is None else elfnet_shape(grid.lattice)
-    density, said = _density(given, grid, card, shape, tables)
+    superposing = part_of(report, 0, _SUPERPOSED)
+    density, said = _density(given, grid, card, shape, tables, superposing)
     network = model.network(place)
     if tables is None:
-        values, cell = network_inputs(density, shape, needs.channels), grid.cell
+        describing = part_of(report, _SUPERPOSED, _DESCRIBED)
+        values, cell = network_inputs(density, shape, needs.channels, describing), grid.cell
     else:  # ELFNet's arrays run along a, b, c
         turned = np.asarray(density.values, np.float32).T
         values, cell = np.stack([turned for _ in needs.channels]), grid.cell[::-1]
     inputs = torch.from_numpy(values)[None].to(place)
-    elf, scale = run_whole_cell(network, inputs, dtype, cell, report)
+    elf, scale = run_whole_cell(network, inputs, dtype, cell, part_of(report, _DESCRIBED, 1))
     settings: dict[str, Any] = {
         "input": said,
         "device": str(place),
@@ -379,14 +381,19 @@ def _by_network(
 
 
 def _density(
-    given: Volume | Atoms, grid: Volume, card: ModelCard, shape: Shape, tables: Path | None
+    given: Volume | Atoms,
+    grid: Volume,
+    card: ModelCard,
+    shape: Shape,
+    tables: Path | None,
+    progress: Progress,
 ) -> tuple[Volume, str]:
     """What the network's channels are computed from, and how to call it."""
     if tables is not None:
         return superpose_elfnet_tables(atoms_on(grid), shape, tables), "ELFNet's atomic tables"
     if card.needs_density:
         return electron_density(given, card.name), "the electron density of the source"
-    return atomic_density(given, grid, shape), _FROM_ATOMS
+    return atomic_density(given, grid, shape, progress), _FROM_ATOMS
 
 
 def _sentence(words: str) -> str:

@@ -13,6 +13,7 @@ from napari_vox3d.density.invariants import density_invariants
 from napari_vox3d.density.owners import describe_owners
 from napari_vox3d.density.superposition import valence_electrons
 from napari_vox3d.errors import InferenceError, ModelError, Vox3dError
+from napari_vox3d.progress import Progress, part_of
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -27,7 +28,9 @@ _DENSITY_SPACING = 0.08  # Å: derivatives of hard atoms need this; coarser grid
 _COUNT = 0.01  # by which the number of electrons may differ from that of the atoms
 
 
-def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
+def atomic_density(
+    given: Volume | Atoms, grid: Volume, shape: Shape, progress: Progress | None = None
+) -> Volume:
     """Superposed atomic density over a cell, fine enough to be differentiated.
 
     Parameters
@@ -38,6 +41,8 @@ def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
         Volume with the cell, the origin and the atoms.
     shape
         (c, b, a) of the grid that descriptors are wanted on; the density's is a multiple of it.
+    progress
+        Called as ``progress(done, total)``; what it raises ends the superposition.
 
     Raises
     ------
@@ -46,7 +51,7 @@ def atomic_density(given: Volume | Atoms, grid: Volume, shape: Shape) -> Volume:
     """
     if isinstance(given, Volume) and given.atoms is None:
         return given
-    return superpose_atoms(atoms_on(grid), _refined(grid, shape))
+    return superpose_atoms(atoms_on(grid), _refined(grid, shape), progress=progress)
 
 
 def atoms_on(grid: Volume) -> Atoms:
@@ -133,7 +138,12 @@ def foreign_electrons(given: Volume | Atoms) -> str:
     )
 
 
-def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> NDArray[np.float32]:
+def network_inputs(
+    density: Volume,
+    shape: Shape,
+    channels: Sequence[str],
+    progress: Progress | None = None,
+) -> NDArray[np.float32]:
     """Input channels of a network on a grid over the cell of a density.
 
     Parameters
@@ -146,6 +156,8 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
         ``"sad"``: the density; ``"log_sad"``: its logarithm; ``"promolecular_elf"``: its
         Tsirelson–Stash ELF; ``"invariants"``: the 24 channels of `density_invariants`;
         ``"owners"``: the 20 of `describe_owners`, for which the density needs its atoms.
+    progress
+        Called as ``progress(done, total)``; what it raises ends the description.
 
     Returns
     -------
@@ -162,17 +174,19 @@ def network_inputs(density: Volume, shape: Shape, channels: Sequence[str]) -> ND
         If an element has no atomic density.
     """
     parts: list[NDArray[np.floating]] = []
-    for channel in channels:
+    for n, channel in enumerate(channels):
+        part = part_of(progress, n / len(channels), (n + 1) / len(channels))
+        part(0, 1)
         if channel == "sad":
             parts.append(resample_waves(density.values, shape)[None])
         elif channel == "log_sad":
             parts.append(np.log(np.maximum(resample_waves(density.values, shape), 1e-3))[None])
         elif channel == "promolecular_elf":
-            parts.append(interpolate(tsirelson_stash_elf(density).values, shape)[None])
+            parts.append(interpolate(tsirelson_stash_elf(density, part).values, shape)[None])
         elif channel == "invariants":
-            parts.append(density_invariants(density, shape))
+            parts.append(density_invariants(density, shape, part))
         elif channel == "owners":
-            parts.append(describe_owners(atoms_on(density), shape))
+            parts.append(describe_owners(atoms_on(density), shape, part))
         else:
             raise ModelError(f"No input channel is called {channel!r}; the card may be too new.")
     return np.concatenate(parts).astype(np.float32, copy=False)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from napari_vox3d.errors import InferenceError
+from napari_vox3d.progress import Progress
 
 if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
-
-Progress = Callable[[int, int], None]
 
 _SLAB_WORK = 8e9  # multiply-adds of one slab on a CPU: about 0.3 s on two cores
 _SLAB_WORK_DEVICE = 1e12
