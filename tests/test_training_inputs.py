@@ -99,6 +99,9 @@ def test_classes_keep_the_colours_of_the_base_and_differ():
     assert {kind.name: kind.radius for kind in kinds} == radii
     assert kinds[2].colour == RIBOSOME.colour
     assert len({kind.colour for kind in kinds}) == 3
+    known = RIBOSOME.model_copy(update={"threshold": 0.3, "min_distance": 90.0})
+    (kind,) = particle_classes({"ribosome": 120.0}, [known])
+    assert (kind.radius, kind.threshold, kind.min_distance) == (120, 0.3, 90)
     with pytest.raises(Vox3dError, match="How large is 'new'"):
         particle_classes({"new": None})
 

@@ -255,7 +255,7 @@ def test_nothing_to_learn_from_is_an_error(example):
         train([])
     with pytest.raises(Vox3dError, match="no particles"):
         train([example], classes=[ParticleClass(name="z", radius=50, colour="#000000")])
-    with pytest.raises(Vox3dError, match="no radius"):
+    with pytest.raises(Vox3dError, match="How large is 'a'"):
         train([(volume, Picks(picks.positions, picks.labels))])
 
 

@@ -121,21 +121,22 @@ def particle_classes(
     radii
         Å by name.
     known
-        Classes of the model that training starts from, for their colours.
+        Classes of the model that training starts from; they stay as there but for their radii.
 
     Raises
     ------
     Vox3dError
         If a radius is unknown.
     """
-    colours = {kind.name: kind.colour for kind in known}
-    free = [colour for colour in CLASS_COLOURS if colour not in colours.values()] or CLASS_COLOURS
+    old = {kind.name: kind.model_dump() for kind in known}
+    taken = [fields["colour"] for fields in old.values()]
+    free = [colour for colour in CLASS_COLOURS if colour not in taken] or CLASS_COLOURS
     kinds = []
     for n, (name, radius) in enumerate(radii.items()):
         if not radius:
             raise Vox3dError(f"How large is {name!r}? Give its radius in Å.")
-        colour = colours.get(name, free[n % len(free)])
-        kinds.append(ParticleClass(name=name, radius=radius, colour=colour))
+        fields = old.get(name, {"name": name, "colour": free[n % len(free)]})
+        kinds.append(ParticleClass(**fields | {"radius": radius}))
     return kinds
 
 

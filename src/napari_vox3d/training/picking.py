@@ -16,14 +16,12 @@ from napari_vox3d.inference.device import choose_device
 from napari_vox3d.inference.picking import find_particles, score_particles
 from napari_vox3d.models import Model, ModelCard, ParticleClass, PickingInput, load_model
 from napari_vox3d.networks.catalogue import Size, find_architecture
-from napari_vox3d.picks import CLASS_COLOURS, Picks
+from napari_vox3d.picks import Picks
 from napari_vox3d.training.evaluation import evaluate_picks
+from napari_vox3d.training.inputs import Example, counted, known_radii, particle_classes
 from napari_vox3d.training.loop import Progress, TrainingLoop
 from napari_vox3d.training.picker_forms import TrainingForm, form_of, new_form
 from napari_vox3d.training.picker_targets import Particles, Tomogram, focal_loss, varied
-from napari_vox3d.volume import Volume
-
-Example = tuple[Volume, Picks]
 
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
@@ -102,7 +100,7 @@ def train_picker(
     Raises
     ------
     Vox3dError
-        If there is nothing to learn from.
+        If there is nothing to learn from, or nobody says how large a class is.
     ModelError
         If there is no such base, network or size, the base cannot be trained, or the checkpoint
         belongs to another training.
@@ -110,7 +108,10 @@ def train_picker(
         If the device is not there.
     """
     start = None if base is None or network is not None else load_model(base, task="picking")
-    kinds = list(classes) if classes is not None else _classes(examples, start)
+    if classes is None:
+        known = [] if start is None else start.card.classes
+        classes = particle_classes(known_radii((picks for _, picks in examples), known), known)
+    kinds = list(classes)
     names = [kind.name for kind in kinds]
     if not any(np.isin(picks.labels, names).any() for _, picks in examples):
         raise Vox3dError("The examples hold no particles to learn from.")
@@ -294,29 +295,6 @@ def _input_like(start: Model | None) -> PickingInput:
     if start is not None and isinstance(start.card.input, PickingInput):
         voxel_size = start.card.input.voxel_size
     return PickingInput(voxel_size=voxel_size, normalisation="robust", contrast="dark")
-
-
-def _classes(examples: Sequence[Example], start: Model | None) -> list[ParticleClass]:
-    """Classes that occur in the examples; the base's own are described as there."""
-    known = {kind.name: kind for kind in start.card.classes} if start is not None else {}
-    radii: dict[str, list[float]] = {}
-    for _, picks in examples:
-        for name in picks.classes:
-            own = [] if picks.radii is None else picks.radii[picks.labels == name].tolist()
-            radii.setdefault(name, []).extend(own)
-    kinds = []
-    for n, (name, measured) in enumerate(sorted(radii.items())):
-        if name not in known and not measured:
-            raise Vox3dError(f"The picks of {name!r} carry no radius; give classes= with one.")
-        kinds.append(
-            known.get(name)
-            or ParticleClass(
-                name=name,
-                radius=float(np.median(measured)),
-                colour=CLASS_COLOURS[n % len(CLASS_COLOURS)],
-            )
-        )
-    return kinds
 
 
 def _account(
