@@ -338,7 +338,7 @@ def _add_objects(root: Any, collection: Sequence[Picks]) -> list[str]:
             colour = CLASS_COLOURS[len(root.pickable_objects) % len(CLASS_COLOURS)]
             own = picks.labels == label
             radius = None if picks.radii is None else float(np.median(picks.radii[own]))
-            rgba = (*(int(colour[at : at + 2], 16) for at in (1, 3, 5)), 255)
+            rgba = (*bytes.fromhex(colour[1:]), 255)
             root.new_object(name, is_particle=True, radius=radius, color=rgba)
             added.append(name)
     return added

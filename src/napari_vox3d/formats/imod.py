@@ -179,9 +179,8 @@ def _shift_to_whole_image(reference: NDArray[np.float32]) -> NDArray[np.float64]
 def _object(picks: Picks, number: int, voxel_size: NDArray[np.float64]) -> bytes:
     label = picks.classes[number]
     own = picks.select(picks.labels == label)
-    colour = [
-        int(CLASS_COLOURS[number % len(CLASS_COLOURS)][i : i + 2], 16) / 255 for i in (1, 3, 5)
-    ]
+    rgb = bytes.fromhex(CLASS_COLOURS[number % len(CLASS_COLOURS)][1:])
+    colour = [value / 255 for value in rgb]
     sizes = None if own.radii is None else own.radii / voxel_size[-1]
     radius = 5 if sizes is None else max(1, round(float(np.median(sizes))))
     points = (own.positions / voxel_size + CENTRE)[:, ::-1]
