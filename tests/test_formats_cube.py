@@ -156,3 +156,78 @@ def test_complex_values_are_refused(tmp_path):
     mine = volume()
     with pytest.raises(FormatError, match="complex"):
         cube.write(tmp_path / "a.cube", mine.with_values(mine.values * 1j))
+
+
+HEAD = "two orbitals\n\n{} 0 0 0\n 1 2 0 0\n 1 0 2 0\n 3 0 0 2\n 1 1 0 0 0\n"
+
+
+def test_orbitals_of_orca_state_their_count_with_their_numbers_only(tmp_path):
+    path = tmp_path / "mo.cube"
+    path.write_text(HEAD.format(-1) + " 2 6\n 7\n 1. 2. 3. 4.\n 5. 6.\n")
+    sixth, seventh = cube.read(path)
+    assert sixth.values.ravel().tolist() == [1, 3, 5]
+    assert seventh.values.ravel().tolist() == [2, 4, 6]
+    assert (sixth.name, seventh.name) == ("H mo.cube 6", "H mo.cube 7")
+    path.write_text(HEAD.format(-1) + " 2 6\n")
+    with pytest.raises(FormatError, match="within the numbers of its orbitals"):
+        cube.read(path)
+
+
+def test_orbitals_of_molden_are_not_announced(tmp_path):
+    path = tmp_path / "mo.cube"
+    path.write_text(HEAD.format(1) + "1   4\n 1.0 2.0 3.0\n")
+    (orbital,) = cube.read(path)
+    assert orbital.values.ravel().tolist() == [1, 2, 3]
+    assert orbital.name == "H mo.cube 4"
+    path.write_text(HEAD.format(1) + "2   4 7\n")  # three values and no label
+    assert cube.read(path)[0].values.ravel().tolist() == [2, 4, 7]
+
+
+def test_numbers_without_a_blank_between_them(tmp_path):
+    path = tmp_path / "a.cube"
+    path.write_text(HEAD.format(1) + "-5.19709E-018-5.2E+001 1.5D-01\n")
+    assert cube.read(path)[0].values.ravel().tolist() == [-5.19709e-18, -52, 0.15]
+
+
+def test_a_negative_number_of_points_means_angstrom(tmp_path):
+    path = tmp_path / "a.cube"
+    path.write_text("a\n\n 1 1 0 0\n -1 2 0 0\n 1 0 2 0\n 3 0 0 2\n 1 1 0 0 3\n 1. 2. 3.\n")
+    (volume,) = cube.read(path)
+    np.testing.assert_array_equal(volume.voxel_size, [2, 2, 2])
+    np.testing.assert_array_equal(volume.origin, [0, 0, 1])
+    np.testing.assert_array_equal(volume.atoms.positions, [[0, 0, 3]])
+
+
+def test_castep_repeats_the_first_planes(tmp_path):
+    path = tmp_path / "a.cube"
+    values = np.arange(27.0).reshape(3, 3, 3)
+    rows = "\n".join(" ".join(f"{v:.1f}" for v in row) for row in values.reshape(9, 3))
+    head = "density\ncastep2cube\n 0 0 0 0\n 3 2 0 0\n 3 0 2 0\n 3 0 0 2\n"
+    path.write_text(f"{head}{rows}\n")
+    (volume,) = cube.read(path)
+    assert volume.shape == (2, 2, 2)
+    np.testing.assert_allclose(volume.values.T * Bohr**3, values[:-1, :-1, :-1])
+    np.testing.assert_allclose(volume.atoms.cell.lengths(), 4 * Bohr)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ("1. 2. 3.\n4. 5. 6. 7.\n", "more than the 3 values"),
+        ("1. 2. ***\n", "no numbers"),
+        ("1. 2.\n", "ends after 2 of 3 values"),
+        ("1. 2. oops\n", "oops"),
+    ],
+)
+def test_values_that_do_not_fit(tmp_path, values, message):
+    path = tmp_path / "a.cube"
+    path.write_text(HEAD.format(1) + values)
+    with pytest.raises(FormatError, match=message):
+        cube.read(path)
+
+
+def test_a_grid_beyond_measure(tmp_path):
+    path = tmp_path / "a.cube"
+    path.write_text("a\n\n 0 0 0 0\n 9999999 2 0 0\n 9999999 0 2 0\n 9999999 0 0 2\n 1. 2.\n")
+    with pytest.raises(FormatError, match="ends before its"):
+        cube.read(path)

@@ -376,3 +376,11 @@ def test_bad_number_tells_its_place():
     with pytest.raises(BadNumberError) as caught:
         read_numbers(b" 1.0 2.0\n 3.0 oops\n", 0, 4)
     assert caught.value.offset == 14
+
+
+def test_zeros_that_fill_up_the_last_line_are_no_values():
+    values, end = read_numbers(b" 1.0 2.0 3.0\n 4.0 0.0 0.0\nafter", 0, 4)
+    assert values.tolist() == [1, 2, 3, 4]
+    assert end == 26
+    with pytest.raises(BadNumberError, match="more than the 4 values"):
+        read_numbers(b" 1.0 2.0 3.0\n 4.0 0.0 5.0\n", 0, 4)

@@ -1,12 +1,17 @@
-"""Gaussian cube files, through `ase.io.cube` (https://paulbourke.net/dataformats/cube/)."""
+"""Gaussian cube files (https://h5cube-spec.readthedocs.io/en/latest/cubeformat.html).
+
+They are written by `ase.io.cube`. Its reader is slow, and does not know several orbitals as ORCA
+writes them, nor numbers without a blank between them.
+"""
 
 from __future__ import annotations
 
 import io
+import math
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -18,11 +23,13 @@ from napari_vox3d.formats.compression import (
     open_bytes,
     plain_name,
 )
+from napari_vox3d.formats.vasp_numbers import BadNumberError, read_numbers
 from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
     from ase import Atoms
+    from numpy.typing import NDArray
 
 PATTERNS = [
     f"*.{cube}{packed}" for cube in ("cube", "cub") for packed in ("", *COMPRESSED_SUFFIXES)
@@ -60,46 +67,123 @@ def read(path: str | Path) -> list[Volume]:
     FormatError
         If the file is not a complete cube file.
     """
-    from ase.io.cube import read_cube
     from ase.units import Bohr
 
     path = Path(path)
     with open_bytes(path) as file:
-        text = io.StringIO(file.read().decode("ascii", "replace"))
-    comment, run = split_text(" ".join(text.readline().strip() for _ in range(2)))
-    text.seek(0)
+        text = file.read()
+    lines = io.BytesIO(text)
+    comment, run = split_text(" ".join(_line(lines).strip() for _ in range(2)))
     try:
-        cube = read_cube(text)
-    except (ValueError, IndexError, KeyError) as error:
+        head = _read_head(lines, castep="castep2cube" in comment)
+        total = math.prod(head.shape) * head.values_per_point
+        if total > len(text):
+            raise ValueError(f"the file ends before its {total} values")
+        numbers, end = read_numbers(text, lines.tell(), total)
+        if text[end:].strip():
+            raise ValueError(f"more than the {total} values that the grid holds")
+    except (ValueError, IndexError, KeyError, BadNumberError) as error:
         raise FormatError(path, f"is not a complete cube file ({error})") from error
+    if not np.isfinite(numbers).all():
+        raise FormatError(path, "holds values that are no numbers (asterisks, NaN or infinite)")
     quantity = _quantity(comment)
     density = quantity in _DENSITIES
     periodic = _NOT_PERIODIC not in comment
-    atoms = cube["atoms"]
-    atoms.pbc = periodic
-    formula = atoms.get_chemical_formula()
-    labels = cube["labels"] if len(cube["labels"]) == len(cube["datas"]) else [""]
+    head.atoms.pbc = periodic
+    formula = head.atoms.get_chemical_formula()
+    labels = [""] if head.values_per_point == 1 else range(1, head.values_per_point + 1)
+    if len(head.labels) == head.values_per_point:
+        labels = head.labels
     volumes = []
-    for number, data in enumerate(cube["datas"]):
-        values = np.ascontiguousarray(data.T)
+    for number, label in enumerate(labels):
+        values = numbers[number :: head.values_per_point].reshape(head.shape)
+        values = np.ascontiguousarray(values[head.repeated].T)
         if density:
             values /= Bohr**3
-        label = str(labels[number]) if len(labels) > number else str(number + 1)
         volumes.append(
             Volume(
                 values,
-                cube["spacing"][::-1, ::-1],
-                cube["origin"][::-1],
+                head.steps[::-1, ::-1],
+                head.origin[::-1],
                 quantity=quantity,
                 unit="e/Å³" if density else "eV" if quantity == "potential" else "",
                 periodic=periodic,
-                atoms=atoms.copy(),
-                name=" ".join(filter(None, (formula, plain_name(path), label))),
+                atoms=head.atoms.copy(),
+                name=" ".join(filter(None, (formula, plain_name(path), str(label)))),
                 source=str(path),
                 metadata={"cube": {"comment": comment}, **run},
             )
         )
     return volumes
+
+
+class _Head(NamedTuple):
+    """What stands before the values."""
+
+    atoms: Atoms
+    origin: NDArray[np.float64]  # (3,) Å x, y, z
+    steps: NDArray[np.float64]  # (3, 3) Å along a, b, c; x, y, z
+    shape: tuple[int, int, int]  # a, b, c
+    values_per_point: int
+    labels: list[str]
+    repeated: tuple[slice, ...]  # the part of the grid that does not repeat its beginning
+
+
+def _read_head(lines: io.BytesIO, castep: bool) -> _Head:
+    """Read up to the values, in bohr, or in Å where the number of points is negative."""
+    from ase import Atoms
+    from ase.units import Bohr
+
+    count, *origin = _line(lines).split()
+    rows = [_line(lines).split() for _ in range(3)]
+    counts = [int(row[0]) for row in rows]
+    if not all(counts):
+        raise ValueError("a grid without points")
+    unit = 1.0 if counts[0] < 0 else Bohr
+    a, b, c = map(abs, counts)
+    steps = np.array([row[1:4] for row in rows], float) * unit
+    # castep2cube repeats the first plane of each direction at its end.
+    repeated = (slice(0, -1 if castep else None),) * 3
+    atoms = [_line(lines).split() for _ in range(abs(int(count)))]
+    labels = _read_labels(lines, expected=int(count) < 0)
+    return _Head(
+        Atoms(
+            [int(atom[0]) for atom in atoms],
+            np.array([atom[2:5] for atom in atoms], float).reshape(-1, 3) * unit,
+            cell=steps * (np.array([[a], [b], [c]]) - castep),
+        ),
+        np.array(origin[:3], float) * unit,
+        steps,
+        (a, b, c),
+        int(origin[3]) if len(origin) > 3 else max(1, len(labels)),
+        labels,
+        repeated,
+    )
+
+
+def _read_labels(lines: io.BytesIO, expected: bool) -> list[str]:
+    """Numbers of the orbitals, after their count; a negative count of atoms announces them.
+
+    Molden writes them unannounced. Then they are known by being whole numbers before others.
+    """
+    start = lines.tell()
+    words = _line(lines).split()
+    counted = words[:1] == [str(len(words) - 1)] and all(word.isdigit() for word in words)
+    after = lines.tell()
+    if not expected and not (counted and "." in _line(lines)):
+        lines.seek(start)
+        return []
+    lines.seek(after)
+    while len(words) <= int(words[0]):
+        more = _line(lines).split()
+        if not more:
+            raise ValueError("the file ends within the numbers of its orbitals")
+        words += more
+    return words[1:]
+
+
+def _line(lines: io.BytesIO) -> str:
+    return lines.readline().decode("utf-8", "replace")
 
 
 def _quantity(comment: str) -> str:

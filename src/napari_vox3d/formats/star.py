@@ -149,8 +149,8 @@ def _picks(
         size, unit = whole_size(frame["shape"], frame["voxel_size"], pixel_size, known)
         positions = _columns(path, particles, _CENTRED) + (size / 2 - 1) * unit
     else:
-        unit = pixel_size_of_coordinates(blocks, tomogram)
-        positions = _positions_from_corner(path, particles, unit, volume, tomogram)
+        counted_in = pixel_size_of_coordinates(blocks, tomogram)
+        positions = _positions_from_corner(path, particles, counted_in, volume, tomogram)
     if _SHIFTS[0] in particles:
         positions -= _shifts(path, particles)
     score = next((name for name in _SCORES if name in particles), None)

@@ -44,7 +44,8 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
     Lines of equal length in the layout ``0.12345678901E+02`` are decoded by columns, which gives
     the same doubles as ``float``. Everything else is parsed number by number: a dropped ``E``
     (``0.123-101``), ``D`` exponents, numbers without a blank between them. Asterisks, NaN and
-    Infinity become NaN.
+    Infinity become NaN. Zeros that fill up the last line, as in sums of VTST's scripts, are passed
+    over.
 
     Parameters
     ----------
@@ -76,8 +77,8 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
         per_line = max(1, len(first.split()))
         lines = min(max(1, (count - done) // per_line), _PIECE)
         end = _line_end(text, offset, lines)
-        found = _parse(text, offset, end)
-        if done + len(found) > count:
+        found, surplus = np.split(_parse(text, offset, end), [count - done])
+        if len(surplus) >= per_line or surplus.any():
             raise BadNumberError(offset, f"more than the {count} values that the grid holds")
         values[done : done + len(found)] = found
         done, offset = done + len(found), end
