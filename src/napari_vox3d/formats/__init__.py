@@ -48,6 +48,8 @@ __all__ = [
 
 # Order matters: CHGCAR.cube is a cube file, and CHGCAR.mrc is an MRC file.
 _GRID_FORMATS = ("mrc", "tiff", "ome_zarr", "cube", "xsf", "vasp_h5", "vasp")
+# Instead of those that are only read.
+_TO_WRITE = {"ome_zarr": ".mrc or .ome.tif", "vasp_h5": ".vasp, .cube or .xsf"}
 # Names that both structures and grids bear.
 _OF_TWO_KINDS = ["*.vasp", "*.vasp.*", "*.xsf", "*.xsf.*", "*.h5", "*.h5.*"]
 _VOLUME_NAMES = (
@@ -151,6 +153,9 @@ def write_volume(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
             "does not have the name of a volume file",
             hint=f"Names that can be written: {_VOLUME_NAMES}.",
         )
+    if file_format in _TO_WRITE:
+        hint = f"Write it as {_TO_WRITE[file_format]}."
+        raise FormatError(path, "is of a format that is read here and not written", hint=hint)
     if isinstance(volume, Sequence) and file_format != "vasp":
         volume, *others = volume
         if others:

@@ -82,18 +82,6 @@ def read(path: str | Path) -> list[Volume]:
     return [volume for image in _images(path, attributes) for volume in _read_image(path, image)]
 
 
-def write(path: str | Path, volume: Volume) -> None:
-    """Refuse: OME-Zarr is read here.
-
-    Raises
-    ------
-    FormatError
-        Always.
-    """
-    hint = "Write it as .mrc or .ome.tif."
-    raise FormatError(path, "OME-Zarr is read here and not written", hint=hint)
-
-
 def _metadata(path: Path) -> dict[str, Any]:
     """What stands about a group or array in its folder, read without zarr."""
     found: dict[str, Any] = {}

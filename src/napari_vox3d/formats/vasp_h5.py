@@ -116,18 +116,6 @@ def read_structure(path: str | Path) -> Atoms:
         return _structure(path, file) or _structure_beside(path)
 
 
-def write(path: str | Path, volume: Volume) -> None:
-    """Refuse: only VASP writes these files.
-
-    Raises
-    ------
-    FormatError
-        Always.
-    """
-    hint = "Write it as .vasp, .cube or .xsf."
-    raise FormatError(path, "HDF5 files of VASP are read here and not written", hint=hint)
-
-
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open file; what h5py raises on damaged ones becomes a `FormatError`."""
