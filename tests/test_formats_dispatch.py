@@ -92,7 +92,13 @@ def test_a_structure_is_no_volume(tmp_path, name):
 
 
 @pytest.mark.parametrize(
-    "after", ["", "\n 0 0 0\n 0 0 0\n", "\n  0.1E-02  0.2E-02  0.3E-02\n  0.1  0.2  0.3\n"]
+    "after",
+    [
+        "",
+        "\n 0 0 0\n 0 0 0\n",
+        "\n  0.1E-02  0.2E-02  0.3E-02\n  0.1  0.2  0.3\n",
+        "\n 1 2 1\n 3 4 5\n",
+    ],
 )
 def test_whole_positions_and_velocities_are_no_grid(tmp_path, after):
     path = tmp_path / "NaCl.vasp"

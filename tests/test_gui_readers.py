@@ -303,9 +303,40 @@ def label_image(path):
     return ome_zarr(path / "a.zarr", **{"image-label": {"version": "0.4"}})
 
 
-def bare_group(path):
-    zarr.open_group(path / "a.zarr", mode="w")
+def flat_array(path):
+    zarr.save_array(str(path / "a.zarr"), np.zeros((10, 12)))
     return path / "a.zarr"
+
+
+def test_a_bare_zarr_array_opens(tmp_path):
+    zarr.save_array(str(tmp_path / "a.zarr"), np.zeros((8, 10, 12), np.float32))
+    read = get_reader(str(tmp_path / "a.zarr"))
+    ((data, _, kind),) = read(str(tmp_path / "a.zarr"))
+    assert (data.shape, kind) == ((8, 10, 12), "image")
+
+
+def test_a_zarr_group_without_an_image_names_what_is_inside(tmp_path):
+    group = zarr.open_group(tmp_path / "a.zarr", mode="w")
+    group.create_array("VoxelSpacing10", shape=(8, 10, 12), dtype="f4")
+    read = get_reader(str(tmp_path / "a.zarr"))
+    with pytest.raises(Vox3dError, match=r"no OME-Zarr image\. Open .*: VoxelSpacing10"):
+        read(str(tmp_path / "a.zarr"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "sentence"),
+    [
+        ("TS_01_info.json", '{"boxes_3d": [[1', "JSON"),
+        ("TS_01_info.json", '{"apix": 3}', "boxes"),
+        ("picks.json", "{}", "picks"),
+        ("picks.csv", "x,y,z\n1,2,3\n", "column"),
+    ],
+)
+def test_files_named_as_picks_say_what_is_wrong_with_them(tmp_path, name, content, sentence):
+    (tmp_path / name).write_text(content)
+    read = get_reader(str(tmp_path / name))
+    with pytest.raises(Vox3dError, match=sentence):
+        read(str(tmp_path / name))
 
 
 def flat_tiff(path):
@@ -336,7 +367,7 @@ def no_tiff(path):
 
 @pytest.mark.parametrize(
     "make",
-    [plane, film, label_image, bare_group, flat_tiff, colour_tiff, film_tiff, label_tiff, no_tiff],
+    [plane, film, label_image, flat_array, flat_tiff, colour_tiff, film_tiff, label_tiff, no_tiff],
 )
 def test_images_that_are_no_volumes_are_declined(tmp_path, make):
     assert get_reader(str(make(tmp_path))) is None

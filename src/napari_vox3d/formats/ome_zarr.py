@@ -34,18 +34,24 @@ def is_zarr(path: Path) -> bool:
     return path.is_dir() and any((path / mark).is_file() for mark in _MARKS)
 
 
-def holds_volume(path: Path) -> bool:
-    """True if a folder is an OME-Zarr image with z, y and x, neither of labels nor over time."""
+def is_for_others(path: Path) -> bool:
+    """True if a zarr folder holds labels, a flat image or a film, which other readers show."""
     try:
-        for image in _images(path, _attributes(path)):
-            names = [axis.name for axis in _axes(image)]
-            shape = _metadata(path / image["datasets"][0]["path"])["shape"]
-            times = dict(zip(names, shape, strict=True)).get("t", 1)
-            if not {"x", "y", "z"} <= set(names) or times > 1:
-                return False
-        return True
+        about, attributes = _metadata(path), _attributes(path)
+        if "shape" in about:
+            return len(about["shape"]) != 3
+        return "image-label" in attributes or any(
+            _is_flat_or_film(path, image) for image in attributes.get("multiscales", ())
+        )
     except (FormatError, LookupError, TypeError, AttributeError, ValueError):
-        return False
+        return False  # it is damaged, and reading it says how
+
+
+def _is_flat_or_film(path: Path, image: Mapping[str, Any]) -> bool:
+    names = [axis.name for axis in _axes(image)]
+    shape = _metadata(path / image["datasets"][0]["path"])["shape"]
+    times = dict(zip(names, shape, strict=True)).get("t", 1)
+    return not {"x", "y", "z"} <= set(names) or times > 1
 
 
 def read(path: str | Path) -> list[Volume]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from itertools import islice
+from math import prod
 from pathlib import Path
 from typing import IO
 
@@ -110,11 +111,14 @@ def _has_grid(path: Path) -> bool:
         rest = islice(iter(lambda: file.readline(_LONGEST_LINE), b""), 8)
         lines = [line.decode("ascii", "replace").split() for line in rest]
     return any(
-        not blank and _are_grid_sizes(sizes) and bool(_numbers(values))
+        not blank and _begins_grid(sizes, _numbers(values))
         for blank, sizes, values in zip(lines, lines[1:], lines[2:], strict=False)
     )
 
 
-def _are_grid_sizes(words: list[str]) -> bool:
+def _begins_grid(words: list[str], values: list[float]) -> bool:
+    """Three numbers a line are velocities after the positions, even if the first are whole."""
     sizes = _numbers(words, int)
-    return len(words) == len(sizes) == 3 and min(sizes) > 0
+    if len(words) != 3 or len(sizes) != 3 or min(sizes) < 1 or not values:
+        return False
+    return len(values) != 3 or prod(sizes) == 3

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,9 @@ if TYPE_CHECKING:
 
 Paths = str | Sequence[str]
 
-# Files with these general suffixes are picks only if the first 64 kB hold one of these words.
+# Files with these general suffixes are picks only if their name says so, or if the first 64 kB
+# hold one of these words.
+PICK_NAMES = ("*_info.json", "*picks*.json", "*picks*.csv")
 PICK_MARKS = {
     ".json": (b"pickable_object_name", b'"pickable_objects"', b'"boxes_3d"'),
     ".csv": (b"z_angstrom", b"z_px", b"axis-2", b"run_name", b"particle_type"),
@@ -198,12 +201,13 @@ def _open_tomograms(viewer: layers.ViewerModel) -> list[Image]:
 
 def _is_ours(path: Path) -> bool:
     if path.is_dir():
-        return ome_zarr.is_zarr(path) and ome_zarr.holds_volume(path)
+        return ome_zarr.is_zarr(path) and not ome_zarr.is_for_others(path)
     if path.suffix.lower() in (".tif", ".tiff"):
         return path.is_file() and tiff.holds_volume(path)
     marks = PICK_MARKS.get(path.suffix.lower())
     if marks is not None:
-        return _starts_with_any(path, marks)
+        named = any(fnmatch(path.name.lower(), pattern) for pattern in PICK_NAMES)
+        return (named and path.is_file()) or _starts_with_any(path, marks)
     try:
         kind_of(path)
     except FormatError as error:
