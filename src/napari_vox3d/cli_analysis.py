@@ -13,7 +13,7 @@ import typer
 
 import napari_vox3d as vox
 from napari_vox3d.errors import FormatError, Vox3dError
-from napari_vox3d.formats import write_aside
+from napari_vox3d.formats.aside import write_aside, write_csv
 from napari_vox3d.terminal import one_line_errors, out, print_rows, progress_bar, save_volume
 
 if TYPE_CHECKING:
@@ -234,8 +234,7 @@ def _write_csv(path: Path | None, header: Sequence[str], rows: Sequence[Sequence
         return
     if path.suffix.lower() != ".csv":
         raise FormatError(path, "does not have the name of a table", hint="Call it .csv.")
-    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([header, *rows])
+    write_csv(path, [header, *rows])
 
 
 def _write_picture(path: Path, values: NDArray[np.floating]) -> tuple[float, float]:

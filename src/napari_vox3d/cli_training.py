@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -14,7 +13,7 @@ from rich.table import Table
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.formats import write_aside
+from napari_vox3d.formats.aside import write_csv
 from napari_vox3d.formats.pick_formats import pick_format_by_name
 from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
 from napari_vox3d.terminal import (
@@ -124,8 +123,7 @@ def train(
             start = {"network": network, "size": size}
         examples = read_examples(tomograms, picks, voxel_size)
         sizes = _radii(examples, known, radii)
-        if unknown := set(only or ()) - sizes.keys():
-            raise Vox3dError(f"There are no picks of {', '.join(sorted(unknown))}.")
+        _check_classes(only or (), sizes)
         sizes = {name: size for name, size in sizes.items() if only is None or name in only}
         classes = particle_classes(sizes, known)
         _train(draft, vox.train_picker, examples, classes=classes, **start, minutes=minutes,
@@ -239,13 +237,7 @@ def evaluate(
         if beta == 4 and CZII_RADII.keys() & scores.classes.keys():
             out.print(f"CZII score {czii_score(found, true):.3f}", highlight=False)
         if output is not None:
-            with (
-                write_aside(output) as aside,
-                aside.open("w", newline="", encoding="utf-8") as file,
-            ):
-                writer = csv.DictWriter(file, rows[0])
-                writer.writeheader()
-                writer.writerows(rows)
+            write_csv(output, [rows[0], *(row.values() for row in rows)])
 
 
 def _to_judge(path: Path, tomogram: vox.Volume | None) -> list[vox.Picks]:
@@ -295,18 +287,19 @@ def _check_network(name: str, task: Literal["elf", "picking"], size: Any) -> Non
     find_architecture(name, task).arguments(size)
 
 
+def _check_classes(names: Iterable[str], known: Mapping[str, object]) -> None:
+    if unknown := set(names).difference(known):
+        these, others = ", ".join(sorted(unknown)), ", ".join(known)
+        raise Vox3dError(f"There are no picks of {these}; the classes are {others}.")
+
+
 def _radii(
     examples: list[Example], known: list[ParticleClass], given: float | dict[str, float] | None
 ) -> dict[str, float | None]:
     """Radius of each class: the one given for it, else what is known, else the one for all."""
     radii = known_radii((picks for _, picks in examples), known)
     if isinstance(given, dict):
-        unknown = given.keys() - radii.keys()
-        if unknown:
-            raise Vox3dError(
-                f"There are no picks of {', '.join(sorted(unknown))}; the classes are "
-                f"{', '.join(radii)}."
-            )
+        _check_classes(given, radii)
         return {**radii, **given}
     return {name: radius or given for name, radius in radii.items()}
 

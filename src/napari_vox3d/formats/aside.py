@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
@@ -40,6 +41,18 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         raise FormatError(path, f"cannot be written ({error.strerror or error})") from error
     finally:
         aside.unlink(missing_ok=True)
+
+
+def write_csv(path: str | Path, rows: Iterable[Iterable[object]]) -> None:
+    """Write rows, the first of which names the columns, as comma-separated values.
+
+    Raises
+    ------
+    FormatError
+        As `write_aside`.
+    """
+    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(rows)
 
 
 def remove_leftovers(path: str | Path) -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.aside import write_csv
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
@@ -170,12 +170,11 @@ def write_collection(path: str | Path, collection: Sequence[Picks]) -> None:
     tables = [_columns_of(picks) for picks in collection]
     order = ["tomogram", "class", "score", *_VOXELS, *_ANGSTROM, *_ANGLES, _RADIUS]
     columns = [name for name in order if any(name in table for table in tables)]
-    with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(columns or order[:3])
-        for table, picks in zip(tables, collection, strict=True):
-            empty = [""] * len(picks)
-            writer.writerows(zip(*(table.get(name, empty) for name in columns), strict=True))
+    rows: list[Sequence[object]] = [columns or order[:3]]
+    for table, picks in zip(tables, collection, strict=True):
+        empty = [""] * len(picks)
+        rows += zip(*(table.get(name, empty) for name in columns), strict=True)
+    write_csv(path, rows)
 
 
 def _columns_of(picks: Picks) -> dict[str, Sequence[object]]:
