@@ -150,6 +150,10 @@ class Picks:
             columns[name] = None if column is None else column[chosen]
         return replace(self, **columns)
 
+    def of_class(self, name: str) -> Picks:
+        """Picks of one class."""
+        return self.select(self.labels == name)
+
     def fitting(self, volume: Volume) -> str:
         """Say how the grid that these picks were made on differs from a tomogram's.
 

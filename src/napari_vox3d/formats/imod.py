@@ -178,7 +178,7 @@ def _shift_to_whole_image(reference: NDArray[np.float32]) -> NDArray[np.float64]
 
 def _object(picks: Picks, number: int, voxel_size: NDArray[np.float64]) -> bytes:
     label = picks.classes[number]
-    own = picks.select(picks.labels == label)
+    own = picks.of_class(label)
     rgb = bytes.fromhex(CLASS_COLOURS[number % len(CLASS_COLOURS)][1:])
     colour = [value / 255 for value in rgb]
     sizes = None if own.radii is None else own.radii / voxel_size[-1]

@@ -43,7 +43,7 @@ def write_by_class(path: str | Path, picks: Picks, format: str | None = None) ->
     written = []
     for label in picks.classes:
         one = Path(path).with_stem(f"{Path(path).stem}_{label}")
-        written += vox.write_picks(one, picks.select(picks.labels == label), format=format)
+        written += vox.write_picks(one, picks.of_class(label), format=format)
     return written
 
 

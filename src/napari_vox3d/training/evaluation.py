@@ -350,10 +350,7 @@ def _tomograms(
 def _of_class(
     name: str, found: Sequence[Picks], true: Sequence[Picks]
 ) -> list[tuple[Picks, Picks]]:
-    return [
-        (f.select(f.labels == name), t.select(t.labels == name))
-        for f, t in zip(found, true, strict=True)
-    ]
+    return [(f.of_class(name), t.of_class(name)) for f, t in zip(found, true, strict=True)]
 
 
 def _radius(name: str, truth: Picks, radius: float | Mapping[str, float] | None) -> float:

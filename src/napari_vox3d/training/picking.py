@@ -219,10 +219,10 @@ def best_threshold(
         Weight of recall in F.
     """
     thresholds = np.linspace(_LOWEST, 0.95, 46)
-    true = [picks.select(picks.labels == kind.name) for picks in truth]
+    own, true = ([picks.of_class(kind.name) for picks in each] for each in (found, truth))
     scores = []
     for threshold in thresholds:
-        kept = [p.select((p.labels == kind.name) & (p.scores >= threshold)) for p in found]
+        kept = [picks.select(picks.scores >= threshold) for picks in own]
         score = evaluate_picks(kept, true, radius=0.5 * kind.radius, beta=beta).classes
         scores.append(score[kind.name].f if kind.name in score else 0.0)
     if not max(scores):
