@@ -14,17 +14,15 @@ import argparse
 import json
 import time
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from recipes.elf.crystals import SPACING, read_parts
 from recipes.elf.evaluation import Baselines, evaluate
-from recipes.elf.train import FOR_BASELINES, INPUTS, NAMES, account, fit, parser, prepared
+from recipes.elf.train import INPUTS, NAMES, account, fit, fitted_baselines, parser, prepared
 from recipes.elf_data.shards import Crystal
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from napari_vox3d.formats import write_aside
@@ -47,8 +45,7 @@ def main() -> None:
     left = [name for name in given.networks if not result_file(given.output, name).exists()]
     if left:
         training, _ = prepared(given, "training")
-        some = islice(read_parts(given.shards, ["training"], given.pairs), FOR_BASELINES)
-        baselines = Baselines.fitted(track(some, "Baselines", total=FOR_BASELINES))
+        baselines = fitted_baselines(given)
         held_out = list(read_parts(given.shards, ["test"], given.pairs))
         for name in left:
             figures = compare(name, training, held_out, baselines, given)

@@ -156,10 +156,15 @@ def account(given: argparse.Namespace, crystals: int, steps: int) -> str:
     )
 
 
+def fitted_baselines(given: argparse.Namespace) -> Baselines:
+    """Fit the baselines to some of the crystals that are trained on."""
+    some = islice(read_parts(given.shards, ["training"], given.pairs), FOR_BASELINES)
+    return Baselines.fitted(track(some, "Baselines", total=FOR_BASELINES))
+
+
 def measured(model: Model, given: argparse.Namespace) -> Model:
     """Model whose card holds its figures beside those of the baselines."""
-    some = islice(read_parts(given.shards, ["training"], given.pairs), FOR_BASELINES)
-    baselines = Baselines.fitted(track(some, "Baselines", total=FOR_BASELINES))
+    baselines = fitted_baselines(given)
     tables: list[MetricTable] = []
     for part, which in (
         ("test", "compositions held out"),
