@@ -187,17 +187,18 @@ def _rows(path: Path, picks: Picks, number: int, classes: dict[str, int]) -> NDA
 
 def _read_table(path: Path) -> NDArray[np.float64]:
     """(N, columns) numbers; complex ones, as some differences of axes are, by their real part."""
-    rows = [line.split() for line in path.read_text(encoding="utf-8-sig").splitlines()]
-    rows = [row for row in rows if row and row[0][0] not in "%#"]
-    width = min((len(row) for row in rows), default=_COLUMNS)
+    lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+    lines = [line for line in lines if line and line[0] not in "%#"]
+    width = min((len(line.split()) for line in lines), default=_COLUMNS)
     if width < _POSITION.stop:
         raise FormatError(
             path, f"has {width} columns, and a Dynamo table has {_POSITION.stop} or more"
         )
+    convert = _real if any("i" in line for line in lines) else None
     try:
-        table = np.array([[_real(word) for word in row[:width]] for row in rows], float).reshape(
-            -1, width
-        )
+        table = np.zeros((0, width))
+        if lines:
+            table = np.loadtxt(lines, usecols=range(width), ndmin=2, converters=convert)
     except ValueError:
         raise FormatError(path, "is not a Dynamo table (not all of it is numbers)") from None
     needed = [_TOMOGRAM, _CLASS, *range(_POSITION.start, _POSITION.stop), *range(3, 9)]
