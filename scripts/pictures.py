@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ shutil.rmtree(SCRATCH, ignore_errors=True)
 SCRATCH.mkdir()
 os.environ["NAPARI_CONFIG"] = str(SCRATCH / "settings.yaml")
 os.environ["NAPARI_VOX3D_MODELS"] = str(SCRATCH / "models")
+os.environ["XDG_DATA_HOME"] = str(SCRATCH / "data")  # of reviews
 
 import napari
 import numpy as np
@@ -34,14 +36,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QAction, QImage
-from qtpy.QtWidgets import (
-    QApplication,
-    QDockWidget,
-    QMenu,
-    QMenuBar,
-    QScrollArea,
-    QWidget,
-)
+from qtpy.QtWidgets import QApplication, QMenu, QMenuBar, QScrollArea, QWidget
 from scipy.spatial import cKDTree
 
 import napari_vox3d as vox
@@ -107,10 +102,44 @@ def correct(viewer: napari.Viewer) -> None:
     settle()
 
 
+def review() -> None:
+    """How to review and evaluate picks."""
+    with window() as viewer:
+        viewer.open_sample("napari-vox3d", "simulated_tomogram")
+        press_and_wait(dock(viewer, "Pick particles").run)
+        reviewing = dock(viewer, "Review picks", alone=True)
+        for button in ("keep", "back"):
+            reviewing.buttons[button].click()
+            settle()
+        save(viewer, "review_picks")
+        evaluating = dock(viewer, "Evaluate picks", alone=True)
+        evaluating.evaluate.native.click()
+        viewer.reset_view()
+        settle()
+        save(viewer, "evaluate_picks")
+
+
+def fit_picks() -> None:
+    """Picks of another grid: the notice, and the window."""
+    sample = vox.read_volume(FOLDER / "simulated_tomogram.mrc")
+    truth = vox.read_picks(FOLDER / "simulated_tomogram_truth.star", sample)
+    coarse = vox.Volume(sample.values[::2, ::2, ::2], 2.2 * sample.voxel_size)
+    vox.write_volume(SCRATCH / "TS_01.mrc", coarse)
+    vox.write_picks(SCRATCH / "TS_01_picks.csv", replace(truth, tomogram="TS_01"))
+    with window() as viewer:
+        dock(viewer, "Fit picks to tomogram")
+        viewer.canvas.overlays.scale_bar.position = "bottom_left"  # the notice comes on the right
+        viewer.open(SCRATCH / "TS_01.mrc", plugin="napari-vox3d")
+        viewer.open(SCRATCH / "TS_01_picks.csv", plugin="napari-vox3d")
+        settle()
+        save(viewer, "fit_picks")
+
+
 def predict_elf() -> None:
     """The tutorial on the ELF: silicon from a POSCAR."""
     poscar = SCRATCH / "POSCAR"
     poscar.write_text(tutorial_file("elf.md", "POSCAR"), encoding="utf-8")
+    vox.predict_elf(poscar)  # loads PyTorch, which the time in the window should not tell of
     with window() as viewer:
         viewer.open(poscar, plugin="napari-vox3d")
         in_3d(viewer, zoom=62, angles=CUBE)
@@ -232,14 +261,15 @@ def window() -> Iterator[napari.Viewer]:
 
 
 def dock(viewer: napari.Viewer, name: str, alone: bool = False) -> Any:
-    """Open a window of the plugin as the Plugins menu does, closing the others if `alone`."""
+    """Open a window of the plugin from the Plugins menu, closing the others if `alone`."""
     if alone:
         viewer.window.remove_dock_widget("all")
-    docked, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", name)
-    assert isinstance(docked, QDockWidget)
-    docked.setMinimumWidth(380)
+    menu: Any = viewer.window._qt_window.menuBar()
+    for step in ("Plugins", "vox3d"):
+        menu = _entry(menu, step).menu()
+    _entry(menu, f"{name} (vox3d)").trigger()
     settle()
-    return widget
+    return viewer.window.dock_widgets[f"{name} (vox3d)"]
 
 
 def open_menu(viewer: napari.Viewer, *path: str, save: str) -> None:
@@ -351,7 +381,17 @@ def tutorial_file(page: str, name: str) -> str:
 
 WALKS = {
     walk.__name__: walk
-    for walk in (pick_particles, predict_elf, graphite, batch, models, train_picker, train_elf)
+    for walk in (
+        pick_particles,
+        review,
+        fit_picks,
+        predict_elf,
+        graphite,
+        batch,
+        models,
+        train_picker,
+        train_elf,
+    )
 }
 
 
