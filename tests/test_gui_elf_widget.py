@@ -151,7 +151,7 @@ def test_a_prediction_can_be_explored(docked, qtbot, inference):
     assert widget.explore.isHidden()
     press_and_wait(qtbot, widget)
     widget.explore.click()
-    explorer = viewer.window.dock_widgets["Explore a crystal (napari-vox3d)"]
+    explorer = viewer.window.dock_widgets["Explore a crystal (vox3d)"]  # as the menu names it
     assert explorer.source.value is viewer.layers["new ELF"]
 
 

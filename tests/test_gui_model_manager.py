@@ -10,6 +10,7 @@ from qtpy.QtGui import QDesktopServices, QDragEnterEvent, QDropEvent
 from qtpy.QtWidgets import QApplication, QFileDialog, QMessageBox
 
 import napari_vox3d as vox
+from napari_vox3d.gui import model_manager
 from napari_vox3d.gui.cards import page
 from napari_vox3d.gui.controls import MODEL_NEWS, ModelChoice
 from napari_vox3d.gui.model_manager import ModelManager, file_size
@@ -95,18 +96,14 @@ def test_a_model_is_added_used_and_removed(qtbot, window, given, own, monkeypatc
     assert "base mine" not in starts.menu.choices
 
 
-def test_use_opens_the_window_for_the_task(window):
+def test_use_opens_the_window_for_the_task(window, monkeypatch):
     opened = []
-
-    def dock(plugin, name, tabify):
-        opened.append((plugin, name))
-        return SimpleNamespace(raise_=lambda: opened.append("raised")), None
-
-    window._viewer = SimpleNamespace(window=SimpleNamespace(add_plugin_dock_widget=dock))
+    monkeypatch.setattr(model_manager, "open_window", lambda _, name: opened.append(name))
+    window._viewer = SimpleNamespace(window=object())
     window.choose("promolecule")
     assert window.use.text() == "Use in Predict ELF"
     window.use.click()
-    assert opened == [("napari-vox3d", "Predict ELF"), "raised"]
+    assert opened == ["Predict ELF"]
     assert recall("elf")["model"] == "promolecule"
 
 

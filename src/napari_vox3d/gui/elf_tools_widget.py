@@ -14,6 +14,7 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import add_row, choose, drop_down, note, scrolled_form
 from napari_vox3d.gui.crystal_measures import Compare, LineProfile, Save, Supercell, Values
 from napari_vox3d.gui.crystal_sections import Maxima, Plane, Section, Surface
+from napari_vox3d.gui.docks import open_window
 from napari_vox3d.gui.layers import volume_from_layer
 from napari_vox3d.gui.reproduce import CopyButtons, crystal_arguments
 from napari_vox3d.provenance import Run
@@ -34,7 +35,7 @@ SECTIONS: tuple[type[Section], ...] = (
     Save,
 )
 OPEN_FIRST = (
-    "Open a CHGCAR, an ELFCAR or a cube file, or predict an ELF: Plugins › Predict ELF (vox3d)."
+    "Open a CHGCAR, an ELFCAR or a cube file, or predict an ELF: Plugins › vox3d › Predict ELF."
 )
 
 
@@ -169,9 +170,7 @@ class ExploreCrystal(QWidget):
 
 def open_explorer(viewer: napari.viewer.Viewer, layer: Layer) -> None:
     """Open the window beside the others, or find it open, and look at a layer there."""
-    _, window = viewer.window.add_plugin_dock_widget(
-        "napari-vox3d", "Explore a crystal", tabify=True
-    )
+    window = open_window(viewer, "Explore a crystal")
     window.choose(layer)
     window.setFocus(Qt.FocusReason.OtherFocusReason)
 

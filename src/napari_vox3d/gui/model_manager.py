@@ -31,8 +31,9 @@ import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.cards import TASKS, page
 from napari_vox3d.gui.controls import MODEL_NEWS, ModelChoice, note
+from napari_vox3d.gui.docks import open_window
 from napari_vox3d.gui.drops import FileDrops
-from napari_vox3d.gui.settings import PLUGIN, remember, watch
+from napari_vox3d.gui.settings import remember, watch
 from napari_vox3d.gui.workers import BackgroundJob, show_problem
 from napari_vox3d.models import Installed, installed_models, user_folder
 
@@ -124,6 +125,7 @@ class ModelManager(QWidget):
         if self._job is not None:
             raise Vox3dError("A model is being added; wait for it.")
         self._job = BackgroundJob("Add a model", _add_model, path)
+        self._job.networks = True
         self.add.setEnabled(False)
         self.result.setText(f"Trying {path.name}…")
         self._job.start(self._end_adding)
@@ -167,11 +169,9 @@ class ModelManager(QWidget):
 
     def _use(self) -> None:
         card = self.chosen.card
-        window = getattr(self._viewer, "window", None)
         remember(card.task, model="" if card.default else card.name)
-        if window is not None:
-            dock, _ = window.add_plugin_dock_widget(PLUGIN, TASKS[card.task], tabify=True)
-            dock.raise_()
+        if getattr(self._viewer, "window", None) is not None:
+            open_window(self._viewer, TASKS[card.task])
         ModelChoice.offer(card)
         self.result.setText(f"“{card.title}” is chosen in {TASKS[card.task]}.")
 
