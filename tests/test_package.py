@@ -47,7 +47,8 @@ def test_only_the_gui_knows_napari():
 
 
 STOREYS = {
-    "errors": 0, "progress": 0, "volume": 1, "provenance": 1, "picks": 2, "formats": 3, "networks": 3,
+    "errors": 0, "progress": 0, "volume": 1, "provenance": 1, "picks": 2, "formats": 3,
+    "networks": 3,
     "density": 4, "models": 4, "curation": 5, "inference": 5, "training": 6, "batch": 6, "gui": 7,
     "terminal": 7,
     "cli_training": 8, "cli_analysis": 8, "cli_samples": 8, "cli_models": 8, "cli_batch": 8,

@@ -11,10 +11,11 @@ from napari_vox3d.batch.finished import why_to_do
 from napari_vox3d.batch.local import run_here, run_in_processes
 from napari_vox3d.batch.names import target_names
 from napari_vox3d.batch.tally import Tally
-from napari_vox3d.batch.tasks import Outcome, Progress, Task
+from napari_vox3d.batch.tasks import Outcome, Task
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats.pick_files import pick_format_to_write
 from napari_vox3d.formats.pick_formats import PICK_FORMATS
+from napari_vox3d.progress import Progress
 
 if TYPE_CHECKING:
     from napari_vox3d.models.card import ModelCard

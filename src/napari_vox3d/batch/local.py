@@ -14,8 +14,9 @@ from contextlib import suppress
 from functools import partial
 
 from napari_vox3d.batch.tally import Tally
-from napari_vox3d.batch.tasks import Outcome, Progress, Report, Task, attempt, failed
+from napari_vox3d.batch.tasks import Outcome, Report, Task, attempt, failed
 from napari_vox3d.formats.aside import remove_leftovers
+from napari_vox3d.progress import Progress
 
 WORKER = [sys.executable, "-P", "-m", "napari_vox3d.batch.worker"]
 ATTEMPTS = 2  # a process that dies costs its file one more attempt

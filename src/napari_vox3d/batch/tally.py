@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 
-from napari_vox3d.batch.tasks import Outcome, Progress, Report
+from napari_vox3d.batch.tasks import Outcome, Report
+from napari_vox3d.progress import Progress
 
 _PARTS = 1000  # of a file
 

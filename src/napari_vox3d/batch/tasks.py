@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from napari_vox3d.errors import Cancelled, Vox3dError
+from napari_vox3d.progress import Progress
 from napari_vox3d.provenance.files import uncertainty_file
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,6 +10,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from napari_vox3d.picks import Picks
+    from napari_vox3d.progress import Progress
     from napari_vox3d.volume import Volume
 
 BORDER, EXTREME, OVERLAP = (
@@ -55,7 +55,7 @@ def on_extremes(
     picks: Picks,
     volume: Volume,
     *,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> NDArray[np.bool_]:
     """(N,) which picks lie on something far darker or brighter than all else, as gold and carbon.
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.density.grids import interpolate
+from napari_vox3d.progress import Progress
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ class Search:
             np.array(around) @ np.rint(near).astype(int),
         )
 
-    def peaks(self, least: float, progress: Callable[[int, int], None] | None) -> list[Peak]:
+    def peaks(self, least: float, progress: Progress | None) -> list[Peak]:
         """Every maximum not (much) below `least`."""
         ticks = count(1)
         total = len(self.offsets) * 3 // 2 + 1  # directions to climb, and half of them to pass

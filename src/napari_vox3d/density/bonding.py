@@ -7,7 +7,6 @@ be a plateau, a ring around a triple bond or a shell around an ion; each of them
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from napari_vox3d.density.attractors import Peak, Search
 from napari_vox3d.density.splines import periodic_numbers
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.picks import Picks
+from napari_vox3d.progress import Progress
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def find_maxima(
     elf: Volume,
     least: float = 0.5,
     prominence: float = 0.01,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Picks:
     """Find the maxima of an ELF and say of what kind each is.
 

@@ -7,7 +7,6 @@ the convolutions out, and kept for a slab as thick as the classifier needs.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,8 +27,7 @@ from napari_vox3d.networks.cryoet_cnn import (
     factor,
 )
 from napari_vox3d.networks.pickers import DensePicker
-
-Progress = Callable[[int, int], None]
+from napari_vox3d.progress import Progress
 
 _TILE, _TILE_ON_GPU = 96, 192  # voxels along an edge: well under a second on two cores
 _SLAB = 16  # cells of a slab

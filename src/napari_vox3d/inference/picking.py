@@ -21,7 +21,7 @@ from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
-    from napari_vox3d.inference.dense import Progress
+    from napari_vox3d.progress import Progress
 
 _CORE = 0.4  # radius of a peak over the particle's
 _BROAD = 3  # cells: radius of peaks from which on their tops are flat

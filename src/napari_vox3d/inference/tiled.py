@@ -17,9 +17,9 @@ from napari_vox3d.inference.device import free_memory, is_out_of_memory
 from napari_vox3d.inference.tiles import Box, NetworkView, tiles
 from napari_vox3d.networks.memory import available_memory
 from napari_vox3d.networks.pickers import DensePicker
+from napari_vox3d.progress import Progress
 
 Advance = Callable[[int], None]
-Progress = Callable[[int, int], None]
 
 _SMALLEST = 24  # voxels along an edge of a tile
 _USEFUL = 64  # smaller tiles are nearly all halo: taken only once memory has run out

@@ -15,11 +15,11 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.elf import predict_elf
 from napari_vox3d.models import ELFInput, MetricTable, Model, ModelCard, NetworkSpec, Source
 from napari_vox3d.networks.catalogue import Size, find_architecture
+from napari_vox3d.progress import Progress
 from napari_vox3d.training.elf_errors import add_error_head, known_range
 from napari_vox3d.training.elf_examples import ExampleStore, Prepared, prepare_example
 from napari_vox3d.training.elf_fit import fit_elf
 from napari_vox3d.training.inputs import counted
-from napari_vox3d.training.loop import Progress
 from napari_vox3d.training.losses import DEFAULT_TERMS
 from napari_vox3d.volume import Volume
 

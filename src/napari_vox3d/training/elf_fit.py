@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from napari_vox3d.errors import NotEnoughMemory
 from napari_vox3d.inference.device import autocast, choose_precision, is_out_of_memory
 from napari_vox3d.networks import ELFPredictor
+from napari_vox3d.progress import Progress
 from napari_vox3d.training.distributed import joined_ranks, parted
 from napari_vox3d.training.elf_examples import (
     Example,
@@ -26,7 +27,7 @@ from napari_vox3d.training.elf_examples import (
     redescribed,
     stacked,
 )
-from napari_vox3d.training.loop import Progress, TrainingLoop
+from napari_vox3d.training.loop import TrainingLoop
 from napari_vox3d.training.losses import DEFAULT_TERMS, Objective
 
 DEFAULT_MINUTES = 10.0

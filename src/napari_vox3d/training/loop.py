@@ -10,14 +10,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from napari_vox3d.progress import Progress
 from napari_vox3d.training.checkpoints import resume_checkpoint, save_checkpoint
 from napari_vox3d.training.distributed import Ranks, kept_to_oneself
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
-
-Progress = Callable[[int, int], None]
 
 _SAVE_EVERY = 60.0  # seconds
 

@@ -17,9 +17,10 @@ from napari_vox3d.inference.picking import find_particles, score_particles
 from napari_vox3d.models import Model, ModelCard, ParticleClass, PickingInput, load_model
 from napari_vox3d.networks.catalogue import Size, find_architecture
 from napari_vox3d.picks import Picks
+from napari_vox3d.progress import Progress
 from napari_vox3d.training.evaluation import evaluate_picks
 from napari_vox3d.training.inputs import Example, counted, known_radii, particle_classes
-from napari_vox3d.training.loop import Progress, TrainingLoop
+from napari_vox3d.training.loop import TrainingLoop
 from napari_vox3d.training.picker_forms import TrainingForm, form_of, new_form
 from napari_vox3d.training.picker_targets import Particles, Tomogram, focal_loss, varied
 

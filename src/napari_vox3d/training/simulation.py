@@ -8,7 +8,7 @@ defocus fringes and the noise spectrum that follow from it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.picks import Picks
+from napari_vox3d.progress import Progress
 from napari_vox3d.volume import Volume
 
 TILTS = tuple(range(-60, 61, 3))  # degrees about the y axis
@@ -65,7 +66,7 @@ def simulate_tomogram(
     seed: int = 0,
     crowding: float = 0.15,
     tilts: Sequence[float] = TILTS,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Volume, Picks]:
     """Simulate one tomogram and tell what is in it.
 
