@@ -113,6 +113,11 @@ def test_numbers_of_classes_that_are_no_whole_numbers(tmp_path):
     assert found(tmp_path, "p.star", text).labels.tolist() == ["2", "particle"]
 
 
+def test_a_missing_coordinate_is_named(tmp_path):
+    with pytest.raises(FormatError, match="rlnCoordinateX: lacks values"):
+        found(tmp_path, "p.star", f"data_\n\n{LOOP}TS_01 nan 2 3\nTS_01 1 2 3\n")
+
+
 def test_tomograms_of_one_name_keep_their_folders(tmp_path):
     rows = "a/TS_01.mrc 1 2 3 5.0\nb/TS_01.mrc 4 5 6 5.0\nb/TS_02.mrc 7 8 9 5.0\n"
     (tmp_path / "p.star").write_text(f"data_\n\n{LOOP}_rlnPixelSize #5\n{rows}")
@@ -199,3 +204,11 @@ def test_parts_of_files_by_name(tmp_path):
     (tmp_path / "p.coords").write_text("1 2 3\n")
     with pytest.raises(FormatError, match="holds picks of one tomogram, so there is no 'TS_02'"):
         read_picks(f"{tmp_path}/p.coords::TS_02", TOMOGRAM)
+
+
+def test_lists_of_contours_are_imods(tmp_path):
+    with pytest.raises(FormatError, match=r"line 1: .*Name a list of IMOD's model2point \.txt"):
+        found(tmp_path, "p.coords", "     1    108     80    299\n")
+    assert found(tmp_path, "p.txt", "     1    108     80    299\n").indices.tolist() == [
+        [299, 79.5, 107.5]
+    ]

@@ -44,7 +44,10 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         except ValueError:
             point = []
         if len(point) != 3 or not np.isfinite(point).all():
-            raise FormatError(path, f"wants x, y and z, not {line!r}", where=f"line {number}")
+            hint = "Name a list of IMOD's model2point .txt." if len(point) in (4, 5) else ""
+            raise FormatError(
+                path, f"wants x, y and z, not {line!r}", where=f"line {number}", hint=hint
+            )
         points.append(point)
     indices = np.array(points, float).reshape(-1, 3)[:, ::-1]
     return Picks(indices * voxel_size, np.array(UNNAMED_CLASS), **frame_of(volume))

@@ -347,8 +347,9 @@ def _columns(
         values = particles[names].to_numpy(float)
     except (KeyError, ValueError) as error:
         raise FormatError(path, f"has unreadable values ({error})", where=names[0]) from None
-    if not missing and not np.isfinite(values).all():
-        raise FormatError(path, "lacks values", where=names[0])
+    known = np.isfinite(values).all(axis=0)
+    if not missing and not known.all():
+        raise FormatError(path, "lacks values", where=names[int(np.argmin(known))])
     return values
 
 
