@@ -152,7 +152,7 @@ def test_what_is_set_goes_to_the_batch(qtbot, window, tomograms, batch, tmp_path
     suggested = {kind.name: kind.threshold for kind in window.card.classes}
     window._thresholds["ribosome"].value = 0.9
     window.min_distance.value = 120
-    window.contrast.value = "bright particles"
+    window.contrast.value = "bright"
     choose(window.format, "csv")
     window.one_file.value = window.overwrite.value = True
     window.jobs.value = 3
@@ -359,3 +359,10 @@ def test_states_have_colours(window, tomograms):
     assert row.data(1, Qt.ItemDataRole.ForegroundRole) is None
     window.files.show_state(Path("elsewhere"), "done")
     QApplication.processEvents()
+
+
+def test_the_button_stays_in_sight_in_a_low_window(window):
+    window.resize(360, 600)
+    window.show()
+    seen = window.run.button.visibleRegion().boundingRect()
+    assert seen.size() == window.run.button.size()

@@ -219,6 +219,27 @@ def test_thresholds_act_without_the_network(picked, qtbot, inference):
     assert len(inference.runs) == 1
 
 
+def test_counts_follow_what_is_done_by_hand(picked):
+    _, widget, _, picks = picked
+    picks.add((1, 2, 3))
+    assert counts(widget) == {"ribosome": "3", "ferritin": "1"}
+    picks.selected_data = {2}
+    picks.remove_selected()
+    assert counts(widget) == {"ribosome": "3", "ferritin": "0"}
+    picks.features = picks.features.assign(review=["rejected", "accepted", ""])
+    assert counts(widget) == {"ribosome": "2", "ferritin": "0"}
+
+
+def test_counts_follow_the_layer_of_the_last_search(picked, qtbot, inference):
+    viewer, widget, _, picks = picked
+    picks.add((1, 2, 3))
+    press_and_wait(qtbot, widget)
+    viewer.layers["tomogram picks [1]"].add((4, 5, 6))
+    assert counts(widget) == {"ribosome": "3", "ferritin": "1"}
+    picks.add((7, 8, 9))
+    assert counts(widget) == {"ribosome": "3", "ferritin": "1"}
+
+
 def test_a_class_can_be_left_out(picked, qtbot, inference):
     _, widget, _, picks = picked
     row_of(widget, "ribosome").shown.value = False
@@ -256,7 +277,8 @@ def test_edited_picks_are_never_overwritten(picked, qtbot, inference, edit):
     assert list(picks.features["class"]) == classes
     fresh = viewer.layers["tomogram picks [1]"]
     assert fresh.data.tolist() == [[5, 10, 12], [7, 8, 9]]
-    assert "Your own edits are kept in tomogram picks" in widget.result.text()
+    assert "Your own edits are kept in tomogram picks, which is hidden" in widget.result.text()
+    assert (picks.visible, fresh.visible) == (False, True)
     set_threshold(qtbot, widget, inference, "ribosome", 0.5)
     assert len(fresh.data) == 3
 

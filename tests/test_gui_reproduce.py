@@ -107,7 +107,7 @@ def test_picks_of_the_window_and_of_what_it_copies_are_the_same(qtbot, tomogram_
     for row in widget._rows[2:]:
         row.shown.value = False
     widget.min_distance.value = 30
-    widget.contrast.value = "bright particles"
+    widget.contrast.value = "bright"
     press_and_wait(qtbot, widget)
     script, command = copied(widget.copy), copied(widget.copy, "command")
     assert problems == []

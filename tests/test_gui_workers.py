@@ -1,3 +1,4 @@
+import sys
 import threading
 import time
 
@@ -6,15 +7,20 @@ from napari.utils.progress import progress as napari_progress
 from qtpy.QtCore import QEvent
 from qtpy.QtWidgets import QApplication
 
+import napari_vox3d.inference
 from napari_vox3d.errors import FormatError, InferenceError
 from napari_vox3d.gui.workers import BackgroundJob, RunControl, describe_progress, duration
 
 
 @pytest.fixture
 def control(qtbot):
-    def make(function, **kwargs):
+    def make(function, networks=False, **kwargs):
         results = []
-        run = RunControl("Run it", lambda: run.run(function, then=results.append, **kwargs))
+
+        def start():
+            run.run(function, then=results.append, **kwargs)
+
+        run = RunControl("Run it", start, networks=networks)
         run.results = results
         qtbot.addWidget(run)
         return run
@@ -105,8 +111,10 @@ def _out_of_memory():
     ],
 )
 def test_an_error_is_shown_once_and_run_comes_back(qtbot, control, errors, make_error, message):
+    error = make_error()
+
     def work(progress):
-        raise make_error()
+        raise error
 
     run = control(work)
     with qtbot.capture_exceptions() as raised:
@@ -178,6 +186,33 @@ def test_a_widget_destroyed_while_running_does_no_harm(qtbot, errors):
     assert raised == []
     assert errors == []
     assert results == []
+
+
+def test_loading_torch_is_said_at_once(qtbot, control, monkeypatch):
+    release = threading.Event()
+
+    class Slowly:
+        def find_spec(self, name, *_):
+            if name == "napari_vox3d.inference.device":
+                release.wait(10)
+
+    monkeypatch.setattr(napari_vox3d.inference, "device", None, raising=False)
+    monkeypatch.delitem(sys.modules, "napari_vox3d.inference.device", raising=False)
+    monkeypatch.setattr(sys, "meta_path", [Slowly(), *sys.meta_path])
+    run = control(lambda progress: "done", networks=True)
+    run.press()
+    qtbot.waitUntil(lambda: run.bar.text() == "Loading PyTorch…")
+    release.set()
+    ended(qtbot, run)
+    assert run.results == ["done"]
+
+
+def test_what_needs_no_network_does_not_wait_for_torch(qtbot, control, monkeypatch):
+    monkeypatch.setitem(sys.modules, "napari_vox3d.inference.device", None)  # cannot be imported
+    run = control(lambda progress: "done")
+    run.press()
+    ended(qtbot, run)
+    assert run.results == ["done"]
 
 
 def test_progress_in_words(qtbot, monkeypatch):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from magicgui.widgets import CheckBox, FileEdit, FloatSpinBox, LineEdit, SpinBox
 from napari.layers import Layer
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QLabel, QVBoxLayout, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.batch import ELF_FORMATS, Outcome
@@ -22,8 +22,10 @@ from napari_vox3d.gui.controls import (
     ModelChoice,
     add_row,
     choose,
+    contrast_menu,
     distance_box,
     drop_down,
+    new_grid,
     note,
     scrolled_form,
     spacing_box,
@@ -79,10 +81,7 @@ class RunBatch(QWidget):
         }
         self.thresholds = QWidget(toolTip="Score that a pick of each class needs.")
         self.min_distance = distance_box()
-        self.contrast = drop_down(
-            "How particles look against the solvent.",
-            choices=("dark particles", "bright particles"),
-        )
+        self.contrast = contrast_menu()
         self.spacing = spacing_box()
         self.folder = FileEdit(
             mode="d", tooltip="Where the results go, one file for each source, named after it."
@@ -116,7 +115,10 @@ class RunBatch(QWidget):
             tooltip="Settings of dask-jobqueue for the jobs; empty for those of dask itself.",
         )  # fmt: skip
         self.run = RunControl(
-            "Run the batch", self._start, "Work in the background; press again to cancel."
+            "Run the batch",
+            self._start,
+            "Work in the background; press again to cancel.",
+            networks=True,
         )
         self.result = note()
         self._form = form = scrolled_form(self)
@@ -137,9 +139,11 @@ class RunBatch(QWidget):
         add_row(form, "Address", self.address)
         add_row(form, "Settings", self.config)
         self.computing = ComputeOptions(self, form)
-        form.addRow(self.run)
-        form.addRow(self.result)
-        form.addRow(CopyButtons(self.current_run))
+        below = QVBoxLayout()  # does not scroll: there are more settings than a dock is high
+        below.setContentsMargins(9, 0, 9, 9)
+        for part in (self.run, self.result, CopyButtons(self.current_run)):
+            below.addWidget(part)
+        self.layout().addLayout(below)
         self._look = QTimer(self, interval=REFRESH)
         self._look.timeout.connect(self._show_news)
         self.run.ended.connect(self._end)
@@ -205,7 +209,6 @@ class RunBatch(QWidget):
         card = self.card
         chosen = {name: box.value for name, box in self._thresholds.items()}
         suggested = {kind.name: kind.threshold for kind in card.classes}
-        contrast = self.contrast.value.split()[0]
         what = changed(
             format=(self.format.value, "relion5"),
             one_file=(self.one_file.value and self._holds_several(), False),
@@ -213,8 +216,8 @@ class RunBatch(QWidget):
         )
         if chosen != suggested:
             what["threshold"] = chosen
-        if contrast != card.input.contrast:
-            what["contrast"] = contrast
+        if self.contrast.value != card.input.contrast:
+            what["contrast"] = self.contrast.value
         return what | how
 
     def _folder(self) -> Path:
@@ -365,11 +368,7 @@ class RunBatch(QWidget):
 
     def _list_classes(self) -> None:
         card = self.models["picking"].card
-        if self.thresholds.layout() is not None:
-            QWidget().setLayout(self.thresholds.layout())  # takes the rows of the last model away
-        grid = QGridLayout(self.thresholds)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setColumnStretch(0, 1)
+        grid = new_grid(self.thresholds, wide=0)
         self._thresholds = {}
         for n, kind in enumerate(card.classes if card else ()):
             self._thresholds[kind.name] = box = FloatSpinBox(
@@ -380,7 +379,7 @@ class RunBatch(QWidget):
             grid.addWidget(QLabel(kind.name), n, 0)
             grid.addWidget(box.native, n, 1)
         if card:
-            self.contrast.value = f"{card.input.contrast} particles"
+            self.contrast.value = card.input.contrast
         self.format.reset_choices()
 
 

@@ -15,6 +15,7 @@ from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
     QFrame,
+    QGridLayout,
     QLabel,
     QScrollArea,
     QVBoxLayout,
@@ -53,47 +54,73 @@ def choose(menu: ComboBox, value: Any) -> None:
 
 def voxel_size_box() -> FloatSpinBox:
     """Make a box for the voxel size that a file lacks; 0 is unknown."""
-    box = FloatSpinBox(
-        min=0,
+    box = _length_box(
+        "unknown: please set it",
         max=1000,
         step=0.1,
         tooltip="The file does not say how large a voxel is, and models find particles of "
         "the size they know. What you type here goes to the layer.",
     )
-    box.native.setSpecialValueText("unknown: please set it")
-    box.native.setSuffix(" Å")
     box.native.setKeyboardTracking(False)
     return box
 
 
 def distance_box() -> FloatSpinBox:
     """Make a box for the least distance between two picks; 0 is the one of each class."""
-    box = FloatSpinBox(
-        min=0,
+    return _length_box(
+        "by class",
         max=2000,
         step=10,
         value=recall("picking").get("min_distance", 0),
         tooltip="Least distance between two picks of a class. At 0 it is what the model says, "
         "most often the particle's radius.",
     )
-    box.native.setSpecialValueText("by class")
-    box.native.setSuffix(" Å")
-    return box
 
 
 def spacing_box() -> FloatSpinBox:
     """Make a box for the distance between grid points; 0 is that of the source."""
-    box = FloatSpinBox(
-        min=0,
+    return _length_box(
+        "as the source",
         max=1,
         step=0.05,
         value=recall("elf").get("spacing", 0),
         tooltip="Distance between grid points. At the lowest value the ELF comes on the grid "
         "of the source; a structure has none and gets the model's.",
     )
-    box.native.setSpecialValueText("as the source")
+
+
+def _length_box(at_zero: str, **options: Any) -> FloatSpinBox:
+    box = FloatSpinBox(min=0, **options)
+    box.native.setSpecialValueText(at_zero)
     box.native.setSuffix(" Å")
     return box
+
+
+def contrast_menu() -> ComboBox:
+    """Make a drop-down of how particles look, ``"dark"`` or ``"bright"``."""
+    return drop_down(
+        "How particles look against the solvent: dark in most reconstructions, bright if the "
+        "contrast was inverted.",
+        choices=[("dark particles", "dark"), ("bright particles", "bright")],
+    )
+
+
+def new_grid(table: QWidget, wide: int) -> QGridLayout:
+    """Give a table of controls an empty layout, and take its old rows away.
+
+    Parameters
+    ----------
+    table
+        Widget of the rows.
+    wide
+        Column that takes spare width.
+    """
+    if table.layout() is not None:
+        QWidget().setLayout(table.layout())
+    grid = QGridLayout(table)
+    grid.setContentsMargins(0, 0, 0, 0)
+    grid.setColumnStretch(wide, 1)
+    return grid
 
 
 def note(text: str = "") -> QLabel:

@@ -79,7 +79,10 @@ class PredictELF(QWidget):
             text="Show uncertainty", value=remembered.get("uncertainty", False)
         )
         self.run = RunControl(
-            "Predict ELF", self._start, "Predict in the background; press again to cancel."
+            "Predict ELF",
+            self._start,
+            "Predict in the background; press again to cancel.",
+            networks=True,
         )
         self.warning = note()
         self.warning.setStyleSheet(WARNING)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
@@ -12,6 +13,7 @@ from napari.layers.base import ActionType
 from psygnal import Signal
 
 import napari_vox3d as vox
+from napari_vox3d.curation import REJECTED
 from napari_vox3d.gui.layers import REVIEW, picks_layer, score_layer, show_whole_spheres
 
 if TYPE_CHECKING:
@@ -46,17 +48,18 @@ class LivePicks:
         For each class, whether it is shown, and its threshold; empty until the first `find`.
     min_distance
         Å between picks of a class; 0 for what the model says.
-    counts
-        Number of picks of each class that is shown.
     layer
         The points layer, or None.
     kept
         Layers with edits of the user, that another search left alone.
     searched
         Signal, emitted when picks were found at other thresholds.
+    recounted
+        Signal, emitted when there are others, by a search or by hand.
     """
 
     searched = Signal()
+    recounted = Signal()
     _all: ClassVar[WeakSet[LivePicks]] = WeakSet()
 
     def __init__(
@@ -70,7 +73,6 @@ class LivePicks:
         self._viewer, self.volume, self.card, self._maps = viewer, volume, card, maps
         self.choices: Choices = {}
         self.min_distance = 0.0
-        self.counts: dict[str, int] = {}
         self.layer: Points | None = None if before is None else before.layer
         self.kept: list[Points] = [] if before is None else before.kept
         self._as_shown = () if before is None else before._as_shown
@@ -88,6 +90,18 @@ class LivePicks:
     def present(self) -> bool:
         """Whether the points layer is in the viewer."""
         return self.layer in self._viewer.layers
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of picks of each class that is shown, without those rejected in a review."""
+        if self.layer is None:
+            return {}
+        features = self.layer.features
+        classes = features["class"]
+        if REVIEW in features:
+            classes = classes[features[REVIEW] != REJECTED]
+        found = Counter(classes)
+        return {name: found[name] for name, (shown, _) in self.choices.items() if shown}
 
     @property
     def edited(self) -> bool:
@@ -134,7 +148,6 @@ class LivePicks:
             classes=None if len(wanted) == len(choices) else list(wanted),
         )
         self.choices, self.min_distance = choices, min_distance
-        self.counts = {name: picks.counts().get(name, 0) for name in wanted}
         self.searched.emit()
         return picks
 
@@ -164,14 +177,20 @@ class LivePicks:
             _replace_points(self.layer, data, options)
         else:
             if self.present:
-                said += f" Your own edits are kept in {self.layer.name}."
+                said += f" Your own edits are kept in {self.layer.name}, which is hidden now."
                 self.kept.append(self.layer)
+                self.layer.visible = False  # two sets of points cannot be told apart
             show_whole_spheres(self._viewer, picks)
             self.layer = Layer.create(data, options, kind)
             self._viewer.add_layer(self.layer)
         _prepare_for_clicks(self.layer, self.card.classes[0])
         self.as_shown()
+        for changed in (self.layer.events.data, self.layer.events.features):
+            changed.connect(self._recount)
         return said
+
+    def _recount(self, _event: object) -> None:
+        self.recounted.emit()
 
 
 def _content(layer: Points) -> tuple[Any, ...]:

@@ -13,7 +13,7 @@ from magicgui.widgets import CheckBox, FloatSlider, PushButton, RangeSlider
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QDoubleSpinBox, QGridLayout, QLabel, QWidget
+from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
@@ -23,8 +23,10 @@ from napari_vox3d.gui.controls import (
     ModelChoice,
     add_row,
     choose,
+    contrast_menu,
     distance_box,
     drop_down,
+    new_grid,
     note,
     scrolled_form,
     voxel_size_box,
@@ -107,11 +109,7 @@ class PickParticles(QWidget):
         self.volume = drop_down("The tomogram to pick in.", choices=self._tomograms)
         self.voxel_size = voxel_size_box()
         self.model = ModelChoice("picking", remembered.get("model", ""))
-        self.contrast = drop_down(
-            "How particles look against the solvent here: dark in most reconstructions, bright "
-            "if the contrast was inverted.",
-            choices=("dark particles", "bright particles"),
-        )
+        self.contrast = contrast_menu()
         self.classes = QWidget(
             toolTip="Classes to show, the score a pick of each needs, and the number of picks."
         )
@@ -123,7 +121,10 @@ class PickParticles(QWidget):
         )
         self.slices = RangeSlider(tooltip="First and last slice (z) of the box.")
         self.run = RunControl(
-            "Pick particles", self._start, "Score in the background; press again to cancel."
+            "Pick particles",
+            self._start,
+            "Score in the background; press again to cancel.",
+            networks=True,
         )
         self.result = note()
         self.show_scores = CheckBox(
@@ -219,7 +220,7 @@ class PickParticles(QWidget):
             threshold=(shown, None),
             min_distance=(self.min_distance.value or None, None),
             classes=(list(shown) if len(shown) < len(self._rows) else None, None),
-            contrast=(self.contrast.value.split()[0], card.input.contrast),
+            contrast=(self.contrast.value, card.input.contrast),
             region=(region and [[part.start, part.stop] for part in region], None),
             device=(computing["device"], "auto"),
             precision=(computing["precision"], "auto"),
@@ -291,12 +292,8 @@ class PickParticles(QWidget):
         card = self.model.card
         self._rows = [ClassRow(kind) for kind in card.classes] if card else []
         if card:
-            self.contrast.value = f"{card.input.contrast} particles"
-        if self.classes.layout() is not None:
-            QWidget().setLayout(self.classes.layout())  # takes the rows of the last model away
-        grid = QGridLayout(self.classes)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setColumnStretch(1, 1)
+            self.contrast.value = card.input.contrast
+        grid = new_grid(self.classes, wide=1)
         for column, title in enumerate(("Class", "Threshold", "Picks") if self._rows else ()):
             grid.addWidget(QLabel(title), 0, column)
         for n, row in enumerate(self._rows, start=1):
@@ -317,7 +314,7 @@ class PickParticles(QWidget):
         self.result.clear()
         self.run.run(
             _score_particles, volume, card.name, region=region,
-            contrast=self.contrast.value.split()[0], **self.computing.arguments(),
+            contrast=self.contrast.value, **self.computing.arguments(),
             then=partial(self._keep, layer, volume, card),
         )  # fmt: skip
 
@@ -360,6 +357,7 @@ class PickParticles(QWidget):
         before = self._scored.get(layer)
         self._scored[layer] = live = LivePicks(self._viewer, volume, card, maps, before)
         live.searched.connect(self._recall_choices)  # also by the window Review picks
+        live.recounted.connect(self._count_anew)
         choose(self.volume, layer)
         choose(self.model.menu, card.name)
         self._apply_thresholds()
@@ -381,6 +379,10 @@ class PickParticles(QWidget):
         self._show_counts(scored)
         if said:
             self.result.setText(said)
+
+    def _count_anew(self) -> None:
+        if isalive(self):
+            self._show_counts(self._scored_now())
 
     def _show_counts(self, scored: LivePicks | None) -> None:
         for row in self._rows:

@@ -244,7 +244,7 @@ class TrainingControl(QWidget):
             "same tomograms or crystals and the same network; untick it to begin anew.",
         )
         self.run = RunControl(
-            "Train", self._start, "Train in the background; press again to cancel."
+            "Train", self._start, "Train in the background; press again to cancel.", networks=True
         )
         self.stop = QPushButton(
             "Stop and keep the model",

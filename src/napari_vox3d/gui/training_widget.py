@@ -10,7 +10,6 @@ from napari.layers import Layer
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
-    QGridLayout,
     QHBoxLayout,
     QLabel,
     QPushButton,
@@ -26,6 +25,7 @@ from napari_vox3d.gui.controls import (
     add_row,
     choose,
     drop_down,
+    new_grid,
     note,
     scrolled_form,
     voxel_size_box,
@@ -269,11 +269,7 @@ class TrainPicker(QWidget):
             for name, radius in known_radii(picks, self.start.known).items()
         ]
         self._show_hint()
-        if self.classes.layout() is not None:
-            QWidget().setLayout(self.classes.layout())  # takes the rows of before away
-        grid = QGridLayout(self.classes)
-        grid.setContentsMargins(0, 0, 0, 0)
-        grid.setColumnStretch(0, 1)
+        grid = new_grid(self.classes, wide=0)
         for column, title in enumerate(("Class", "Points", "Radius") if self._classes else ()):
             grid.addWidget(QLabel(title), 0, column)
         for n, row in enumerate(self._classes, start=1):

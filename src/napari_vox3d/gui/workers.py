@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -48,6 +49,11 @@ class BackgroundJob:
     ----------
     done, total
         Last progress that the function reported; 0, 0 before the first report.
+    networks
+        Whether the function runs networks: PyTorch is then loaded first, and one processor core
+        left to the window.
+    loading
+        Whether that is being done, which takes a while the first time.
     result
         What the function returned.
     error
@@ -57,6 +63,7 @@ class BackgroundJob:
     def __init__(self, title: str, function: Callable[..., Any], *args: Any, **kwargs: Any):
         self.title = title
         self.done = self.total = 0
+        self.networks = self.loading = False
         self.result: Any = None
         self.error: Exception | None = None
         self._call = partial(function, *args, progress=self._report, **kwargs)
@@ -105,14 +112,22 @@ class BackgroundJob:
         """Run the function; called in the thread."""
         # Errors are kept and not raised: napari would show a raised one in its own words.
         try:
-            from napari_vox3d.inference.device import leave_a_core_free
-
-            with leave_a_core_free():
+            with self._core_for_the_window():
                 self.result = self._call()
         except Cancelled:
             self.cancel()
         except Exception as error:
             self.error = error
+
+    def _core_for_the_window(self) -> AbstractContextManager[None]:
+        if not self.networks:
+            return nullcontext()
+        self.loading = True
+        try:
+            from napari_vox3d.inference.device import leave_a_core_free
+        finally:
+            self.loading = False
+        return leave_a_core_free()
 
     def _report(self, done: int, total: int) -> None:
         if self.cancelled:
@@ -135,6 +150,8 @@ class RunControl(QWidget):
         `Vox3dError` it raises is shown.
     tooltip
         Tooltip of the button.
+    networks
+        Whether networks run, see `BackgroundJob`.
 
     Attributes
     ----------
@@ -144,7 +161,9 @@ class RunControl(QWidget):
 
     ended = Signal()
 
-    def __init__(self, text: str, prepare: Callable[[], None], tooltip: str = ""):
+    def __init__(
+        self, text: str, prepare: Callable[[], None], tooltip: str = "", *, networks: bool = False
+    ):
         super().__init__()
         self.button = QPushButton(text, toolTip=tooltip)
         self.bar = QProgressBar(visible=False)
@@ -152,7 +171,7 @@ class RunControl(QWidget):
         layout.setContentsMargins(0, 0, 0, 0)
         layout.addWidget(self.button)
         layout.addWidget(self.bar)
-        self._text, self._prepare = text, prepare
+        self._text, self._prepare, self._networks = text, prepare, networks
         self._job: BackgroundJob | None = None
         self._activity: cancelable_progress | None = None
         self._timer = QTimer(self, interval=REFRESH)
@@ -185,6 +204,8 @@ class RunControl(QWidget):
         if self.running:
             return
         self._job = BackgroundJob(self._text, function, *args, **kwargs)
+        self._job.networks = self._networks
+        self._show(self._job)  # first, because napari paints its list of tasks for a second
         self._activity = cancelable_progress(total=0, desc=self._text)
         self._job.start(partial(self._settle, then=then))
         self._timer.start()
@@ -213,6 +234,14 @@ class RunControl(QWidget):
             return
         if activity.is_canceled:
             job.cancel()
+        text = self._show(job)
+        # Last, because napari processes events here, and the job may end among them.
+        activity.total = job.total
+        activity.update(job.done - activity.n)
+        activity.set_description(f"{self._text}: {text}")
+
+    def _show(self, job: BackgroundJob) -> str:
+        """Show in the window where a job is, and say it."""
         self.button.setText("Cancelling…" if job.cancelled else "Cancel")
         self.button.setEnabled(not job.cancelled)
         text = describe_progress(job)
@@ -220,10 +249,7 @@ class RunControl(QWidget):
         self.bar.setValue(job.done)
         self.bar.setFormat(text)
         self.bar.show()
-        # Last, because napari processes events here, and the job may end among them.
-        activity.total = job.total
-        activity.update(job.done - activity.n)
-        activity.set_description(f"{self._text}: {text}")
+        return text
 
     def _settle(self, job: BackgroundJob, then: Callable[[Any], None]) -> None:
         self._job = None
@@ -247,6 +273,8 @@ class RunControl(QWidget):
 
 def describe_progress(job: BackgroundJob) -> str:
     """Progress in words, such as ``"30 % · 35 s left"``."""
+    if job.loading:
+        return "Loading PyTorch…"
     if job.done == 0:
         return "Starting…"
     left = job.seconds_left
