@@ -217,6 +217,8 @@ def batch() -> None:
         widget = dock(viewer, "Batch")
         widget.files.add(sorted(folder.glob("*.mrc")))
         press_and_wait(widget.run)
+        settle()
+        assert "2 done, 1 failed" in widget.result.text(), widget.result.text()
         save(viewer, "batch", part=widget)
 
 
@@ -333,7 +335,9 @@ def save(
     settle()
     if part is not None:
         area = part.findChild(QScrollArea, options=Qt.FindChildOption.FindDirectChildrenOnly)
-        part = part if area is None else area.widget()
+        if area is not None:  # as high as it must be to show all
+            needed = area.widget().layout().totalHeightForWidth(area.viewport().width())
+            part.resize(part.width(), part.height() + needed - area.viewport().height())
         store(without_margin(pixels(part.grab().toImage())), name)
     else:
         store(viewer.screenshot(canvas_only=canvas, flash=False), name)
