@@ -198,8 +198,8 @@ def site(tmp_path_factory):
     """The built site; building fails at the first warning."""
     pytest.importorskip("material", reason="the docs group is not installed")
     target = tmp_path_factory.mktemp("site")
-    done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", target],
+    done = subprocess.run(  # with --quiet, warnings would not count
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", target],
         cwd=ROOT, capture_output=True, text=True, check=False,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
     )  # fmt: skip
