@@ -9,7 +9,7 @@ from pymatgen.io.common import VolumetricData
 
 from napari_vox3d import Volume
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats import cube
+from napari_vox3d.formats import cube, read_atoms
 
 DATA = Path(__file__).parent / "data" / "vasp"
 
@@ -231,3 +231,14 @@ def test_a_grid_beyond_measure(tmp_path):
     path.write_text("a\n\n 0 0 0 0\n 9999999 2 0 0\n 9999999 0 2 0\n 9999999 0 0 2\n 1. 2.\n")
     with pytest.raises(FormatError, match="ends before its"):
         cube.read(path)
+
+
+def test_atoms_without_the_values(tmp_path):
+    path = tmp_path / "mo.cub"
+    path.write_text(HEAD.format(-1) + " 2 6\n 7\n 1. 2. 3. 4.\n 5. 6.\n")
+    atoms = read_atoms(path)
+    assert atoms.get_chemical_formula() == "H"
+    np.testing.assert_allclose(atoms.cell.lengths(), np.array([2, 2, 6]) * Bohr)
+    path.write_text("a\n\n 1 0 0 0\n 1 2 0 0\n")
+    with pytest.raises(FormatError, match="not a complete cube"):
+        read_atoms(path)

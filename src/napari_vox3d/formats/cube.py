@@ -117,6 +117,24 @@ def read(path: str | Path) -> list[Volume]:
     return volumes
 
 
+def read_structure(path: str | Path) -> Atoms:
+    """Read the atoms of a cube file, in the cell that its grid spans; values are passed over.
+
+    Raises
+    ------
+    FormatError
+        If the file does not begin as a cube file does.
+    """
+    path = Path(path)
+    with open_bytes(path) as file:
+        lines = io.BytesIO(file.read())
+    comment = _line(lines) + _line(lines)
+    try:
+        return _read_head(lines, castep="castep2cube" in comment).atoms
+    except (ValueError, IndexError, KeyError) as error:
+        raise FormatError(path, f"is not a complete cube file ({error})") from error
+
+
 class _Head(NamedTuple):
     """What stands before the values."""
 

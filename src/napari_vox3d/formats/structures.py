@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats import vasp, vasp_h5, xsf
+from napari_vox3d.formats import cube, vasp, vasp_h5, xsf
 from napari_vox3d.formats.compression import COMPRESSED_SUFFIXES, open_bytes
 from napari_vox3d.formats.poscar import Lines, parse_poscar
 from napari_vox3d.formats.sniffing import language_of
@@ -32,7 +32,7 @@ def read_atoms(path: str | Path) -> Atoms:
     Parameters
     ----------
     path
-        POSCAR, CONTCAR, any VASP or XSF volume (its grid is not read), or any file that ASE
+        POSCAR, CONTCAR, any VASP, cube or XSF volume (its grid is not read), or any file that ASE
         reads, such as CIF; the last structure of several. Plain or compressed.
 
     Returns
@@ -57,6 +57,8 @@ def read_atoms(path: str | Path) -> Atoms:
             atoms = parse_poscar(Lines(path, file))
     elif language == "xsf":
         atoms = xsf.read_structure(path)
+    elif language == "cube":
+        atoms = cube.read_structure(path)
     elif language == "vasp_h5":
         atoms = vasp_h5.read_structure(path)
     else:
@@ -80,6 +82,8 @@ def _language(path: Path) -> str | None:
         return "poscar"
     if any(fnmatchcase(name, pattern) for pattern in xsf.PATTERNS):
         return "xsf"
+    if any(fnmatchcase(name, pattern) for pattern in cube.PATTERNS):
+        return "cube"
     if any(fnmatchcase(name, pattern) for pattern in PATTERNS if "." in pattern):
         return None
     if any(fnmatchcase(path.name, pattern) for pattern in (*_POSCARS, *vasp.PATTERNS)):
