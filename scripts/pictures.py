@@ -226,6 +226,7 @@ def models() -> None:
     """The list of models with the card of the default picker."""
     with window() as viewer:
         widget = dock(viewer, "Models")
+        widget.setMinimumWidth(440)  # for the table of classes
         widget.choose("unet-simulated")
         save(viewer, "models", part=widget)
 
@@ -347,7 +348,8 @@ def pixels(image: QImage) -> NDArray[np.uint8]:
     """(y, x, RGBA) of a Qt image."""
     image = image.convertToFormat(QImage.Format.Format_RGBA8888)
     raw = np.frombuffer(image.constBits().asarray(image.sizeInBytes()), np.uint8)
-    return raw.reshape(image.height(), image.bytesPerLine() // 4, 4)[:, : image.width()]
+    # A copy, because the image is gone when this returns.
+    return raw.reshape(image.height(), image.bytesPerLine() // 4, 4)[:, : image.width()].copy()
 
 
 def without_margin(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
