@@ -337,6 +337,7 @@ def save(
     if part is not None:
         area = part.findChild(QScrollArea, options=Qt.FindChildOption.FindDirectChildrenOnly)
         if area is not None:  # as high as it must be to show all
+            area.setVerticalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
             needed = area.widget().layout().totalHeightForWidth(area.viewport().width())
             part.resize(part.width(), part.height() + needed - area.viewport().height())
         store(without_margin(pixels(part.grab().toImage())), name)
