@@ -62,7 +62,7 @@ def test_the_layout_of_the_cryoet_data_portal(path, version, dtype):
     make(path, levels, version=version, scales=[[10.012] * 3, [20.024] * 3])
     assert kind_of(path) == "volume"
     (volume,) = read_volumes(path)
-    assert isinstance(volume.values, zarr.Array)
+    assert volume.values.chunks == (8, 8, 8)  # and nothing is loaded
     np.testing.assert_array_equal(volume.values[...], levels[0])
     np.testing.assert_allclose(volume.step, np.eye(3) * 10.012)
     np.testing.assert_array_equal(volume.origin, 0)
@@ -207,7 +207,7 @@ def compressed(path):
         (lost, r"TS_01\.zarr.0: is no zarr array"),
         (flat, "has the axes y, x; a volume needs z, y and x"),
         (short, "an array of 2 axes, its metadata name 3"),
-        (spoilt, "damaged metadata"),
+        (spoilt, "not valid JSON"),
         (empty, "damaged OME-Zarr metadata"),
         (negative, "damaged OME-Zarr metadata"),
         (compressed, "is no zarr array that can be read.*jpeg-xyz"),

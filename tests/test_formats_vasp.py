@@ -347,7 +347,7 @@ def test_what_cannot_be_written(tmp_path, name, volumes, reason):
     [
         (HEAD, "structure without a grid"),
         (HEAD.rstrip("\n"), "structure without a grid"),
-        (HEAD + grid(), "ends after 0 of 60"),
+        (HEAD + grid(), "ends before its 60"),
         (HEAD + grid() + block(np.ones(50)), "line 23.*ends after 50 of 60"),
         (HEAD + grid() + block(np.ones(58)) + "augmentation occupancies 1 1\n 0.5\n", "augment"),
         (HEAD + grid() + block(np.ones(75)), "line 26.*more values"),

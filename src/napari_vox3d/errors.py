@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+_LONGEST = 300  # characters of a reason, which may quote a damaged file or another library
+
 
 class Vox3dError(Exception):
     """Something a user can mend: the message says what is wrong, where, and what to do.
 
     The command line prints the message and exits with status 2; the windows show it as a
-    napari notification.
+    napari notification. It is one line of printable characters, whatever it quotes.
     """
+
+    def __str__(self) -> str:
+        text = " ".join(super().__str__().split())
+        return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 class FormatError(Vox3dError):
@@ -19,7 +25,8 @@ class FormatError(Vox3dError):
     path
         The file.
     reason
-        What is wrong, in a short clause without a final stop.
+        What is wrong, in a short clause without a final stop; the message tells a long one in
+        part.
     where
         Line, byte or field in the file, e.g. ``"line 7"``.
     hint
@@ -28,6 +35,8 @@ class FormatError(Vox3dError):
 
     def __init__(self, path: object, reason: str, *, where: str = "", hint: str = "") -> None:
         self.path, self.reason, self.where, self.hint = str(path), reason, where, hint
+        if len(reason) > _LONGEST:
+            reason = f"{reason[: _LONGEST // 2]} … {reason[-_LONGEST // 2 :]}"
         place = f"{path}, {where}" if where else f"{path}"
         super().__init__(f"{place}: {reason}." + (f" {hint}" if hint else ""))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_vox3d.curation import ACCEPTED, DELETED, REJECTED, UNDECIDED
 from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.models.preferences import data_folder
 from napari_vox3d.provenance import Run
@@ -63,7 +64,26 @@ def kept_rows(path: Path) -> list[Row]:
     """Rows of a review that was kept; none if the file is missing or damaged."""
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))["picks"]
-        return [row for row in rows if {"at", "class", "state", "seen", "found", "score",
-                                        "radius", "found_as"} <= row.keys()]  # fmt: skip
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return [row for row in rows if _is_row(row)]
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
         return []
+
+
+def _is_row(row: Row) -> bool:
+    """Whether a row is what `Review.rows` writes, which a damaged file may not be."""
+    types = {"class": str, "found_as": str | None, "score": float | int | None,
+             "radius": float | int | None, "seen": bool}  # fmt: skip
+    return (
+        all(isinstance(row[name], type) for name, type in types.items())
+        and _is_place(row["at"])
+        and (row["found"] is None or _is_place(row["found"]))
+        and row["state"] in (UNDECIDED, ACCEPTED, REJECTED, DELETED)
+    )
+
+
+def _is_place(place: object) -> bool:
+    return (
+        isinstance(place, list)
+        and len(place) == 3
+        and all(isinstance(x, float | int) and np.isfinite(x) for x in place)
+    )

@@ -9,6 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
 
+from napari_vox3d.errors import FormatError
+
+PLENTY, RATIO = 1 << 28, 100  # bytes that are taken anyway, and how often the size of their file
+_PART = 1 << 24
 _MAGIC: dict[bytes, Callable[..., Any]] = {
     b"\x1f\x8b": gzip.open,
     b"BZh": bz2.open,
@@ -35,6 +39,33 @@ def open_bytes(path: str | Path) -> IO[bytes]:
     """
     opener = _opener(path)
     return Path(path).open("rb") if opener is None else opener(path, "rb")
+
+
+def read_whole(path: str | Path, file: IO[bytes]) -> bytes:
+    """Read what is left of a file of text or HDF5 that `open_bytes` opened.
+
+    Numbers in text shrink to a third, and the emptiest to a thirtieth. What unpacks to far more
+    is made to fill the memory.
+
+    Raises
+    ------
+    FormatError
+        If it does.
+    """
+    most = max(PLENTY, RATIO * Path(path).stat().st_size)
+    if not is_compressed(path):
+        return file.read()
+    parts, size = [], 0
+    while part := file.read(_PART):
+        parts.append(part)
+        size += len(part)
+        if size > most:
+            raise FormatError(
+                path,
+                f"unpacks to more than {RATIO} times its size, as no file of its kind does",
+                hint="If you trust it, unpack it first.",
+            )
+    return b"".join(parts)
 
 
 def create_bytes(path: str | Path, name: str) -> IO[bytes]:

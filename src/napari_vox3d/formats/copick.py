@@ -17,6 +17,7 @@ import numpy as np
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.frame import UNNAMED_CLASS, frame_of
+from napari_vox3d.formats.opening import parse_json
 from napari_vox3d.formats.orientations import from_matrices, to_matrices
 from napari_vox3d.picks import Picks
 from napari_vox3d.provenance import Run
@@ -46,11 +47,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         If this is no JSON, no copick file, or not in Å.
     """
     path = Path(path)
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise FormatError(path, f"is not valid JSON ({error.msg})", where=f"line {error.lineno}") \
-            from None  # fmt: skip
+    content = parse_json(path, path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict) or "points" not in content:
         raise FormatError(path, "is not a copick picks file (no 'points')")
     unit = content.get("unit") or "angstrom"
@@ -71,8 +68,8 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
     run = Run.from_metadata({"run": content.get(_RUN)})
     frame = frame_of(volume)
     if content.get("voxel_spacing"):
-        frame = {"voxel_size": content["voxel_spacing"]}
-    frame["tomogram"] = content.get("run_name") or (volume.name if volume else "")
+        frame = {"voxel_size": _voxel_size(path, content["voxel_spacing"])}
+    frame["tomogram"] = str(content.get("run_name") or (volume.name if volume else ""))
     # A pose may hold a shift, found by refinement, that adds to the location.
     positions = np.array(locations, float).reshape(-1, 3) + poses[:, :3, 3]
     return Picks(
@@ -86,6 +83,12 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         },
         **frame,
     )
+
+
+def _voxel_size(path: Path, stated: Any) -> float:
+    if not isinstance(stated, float | int) or not 0 < stated < np.inf:
+        raise FormatError(path, f"gives {stated!r} as voxel size", where="voxel_spacing")
+    return float(stated)
 
 
 def write(path: str | Path, picks: Picks) -> None:

@@ -22,6 +22,7 @@ from napari_vox3d.formats.compression import (
     create_bytes,
     open_bytes,
     plain_name,
+    read_whole,
 )
 from napari_vox3d.formats.vasp_numbers import BadNumberError, read_numbers
 from napari_vox3d.provenance import as_text, split_text
@@ -71,7 +72,7 @@ def read(path: str | Path) -> list[Volume]:
 
     path = Path(path)
     with open_bytes(path) as file:
-        text = file.read()
+        text = read_whole(path, file)
     lines = io.BytesIO(text)
     comment, run = split_text(" ".join(_line(lines).strip() for _ in range(2)))
     try:
@@ -150,6 +151,7 @@ class _Head(NamedTuple):
 def _read_head(lines: io.BytesIO, castep: bool) -> _Head:
     """Read up to the values, in bohr, or in Å where the number of points is negative."""
     from ase import Atoms
+    from ase.data import chemical_symbols
     from ase.units import Bohr
 
     count, *origin = _line(lines).split()
@@ -162,11 +164,16 @@ def _read_head(lines: io.BytesIO, castep: bool) -> _Head:
     steps = np.array([row[1:4] for row in rows], float) * unit
     # castep2cube repeats the first plane of each direction at its end.
     repeated = (slice(0, -1 if castep else None),) * 3
+    if abs(int(count)) > len(lines.getbuffer()):
+        raise ValueError(f"the file ends before its {abs(int(count))} atoms")
     atoms = [_line(lines).split() for _ in range(abs(int(count)))]
+    numbers = [int(atom[0]) for atom in atoms]
+    if any(not 0 <= number < len(chemical_symbols) for number in numbers):
+        raise ValueError("an element that there is not")
     labels = _read_labels(lines, expected=int(count) < 0)
     return _Head(
         Atoms(
-            [int(atom[0]) for atom in atoms],
+            numbers,
             np.array([atom[2:5] for atom in atoms], float).reshape(-1, 3) * unit,
             cell=steps * (np.array([[a], [b], [c]]) - castep),
         ),

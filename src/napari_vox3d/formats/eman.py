@@ -21,6 +21,7 @@ from napari_vox3d.formats.frame import (
     voxel_size_for_reading,
     voxel_size_for_writing,
 )
+from napari_vox3d.formats.opening import parse_json
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:
@@ -123,11 +124,7 @@ def write(path: str | Path, picks: Picks) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
-    except json.JSONDecodeError as error:
-        raise FormatError(path, f"is not valid JSON ({error.msg})", where=f"line {error.lineno}") \
-            from None  # fmt: skip
+    content = parse_json(path, path.read_text(encoding="utf-8-sig"))
     if not isinstance(content, dict) or not isinstance(content.get("class_list", {}), dict):
         raise FormatError(path, "is not an EMAN2 info file")
     return content

@@ -225,8 +225,10 @@ def _values(
     """Values as stored, (sections, rows, columns): a memory map if the file is not compressed."""
     expected = dtype.itemsize * shape[0] * shape[1] * shape[2]
     if is_compressed(path):
-        content = _read_up_to(file, offset - _HEADER_BYTES + expected)
-        found = len(content) - (offset - _HEADER_BYTES)
+        for chunk in range(_HEADER_BYTES, offset, _CHUNK_BYTES):  # the extended header
+            file.read(min(_CHUNK_BYTES, offset - chunk))
+        content = _read_up_to(file, expected)
+        found = len(content)
     else:
         found = path.stat().st_size - offset
     if found < expected:
@@ -238,8 +240,7 @@ def _values(
             hint="Copy or download it again.",
         )
     if is_compressed(path):
-        values = np.frombuffer(content, dtype, expected // dtype.itemsize, offset - _HEADER_BYTES)
-        return values.reshape(shape)
+        return np.frombuffer(content, dtype).reshape(shape)
     return np.memmap(path, dtype, mode="r", offset=offset, shape=shape)
 
 

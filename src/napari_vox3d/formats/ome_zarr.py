@@ -7,9 +7,9 @@ and copick keep tomograms so, with the unit ångström. zarr is an optional depe
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.axes import angstroms, volumes_of, warn_of_unknown_size
+from napari_vox3d.formats.opening import parse_json
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def _metadata(path: Path) -> dict[str, Any]:
     try:
         for mark in _MARKS:
             if (path / mark).is_file():
-                about = json.loads((path / mark).read_bytes())
+                about = parse_json(path / mark, (path / mark).read_bytes())
                 found |= {"attributes": about} if mark == ".zattrs" else about
     except (ValueError, TypeError) as error:
         raise FormatError(path, f"has damaged metadata ({error})") from error
@@ -149,12 +150,19 @@ def _read_image(path: Path, image: Mapping[str, Any]) -> list[Volume]:
         units = [angstroms(axis.unit) for name in "zyx" for axis in axes if axis.name == name]
     except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise FormatError(path, f"has damaged OME-Zarr metadata ({error!r})") from error
+    outside = [name for name, _ in datasets if not _is_inside(path, name)]
+    if outside:
+        raise FormatError(path, f"names an array outside its folder, {outside[0]!r}")
     levels = [_array(path / name) for name, _ in datasets]
     known = None not in units and all(found for _, _, found in placed)
     # without units the levels still stand in their ratio
     to_angstrom = np.array(units, float) if known else 1 / placed[0][0]
     sizes = [scale * to_angstrom for scale, _, _ in placed]
     return _grids(path, levels, names, sizes, placed[0][1] * to_angstrom, calibrated=known)
+
+
+def _is_inside(folder: Path, name: str) -> bool:
+    return Path(normpath(folder / name)).is_relative_to(normpath(folder))
 
 
 def _placement(
@@ -213,7 +221,26 @@ def _grids(
     ]
 
 
-def _array(path: Path) -> zarr.Array[Any]:
+class _Chunked:
+    """A zarr array; of chunks that turn out to be damaged, a `FormatError` tells."""
+
+    def __init__(self, path: Path, array: zarr.Array[Any]) -> None:
+        self._path, self._array = path, array
+        self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
+        self.chunks = array.chunks
+
+    def __getitem__(self, part: Any) -> NDArray[Any]:
+        try:
+            return np.asarray(self._array[part])
+        except Exception as error:  # codecs raise whatever goes wrong in them
+            reason = f"has a chunk that cannot be read ({error})"
+            raise FormatError(self._path, reason) from error
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return np.asarray(self[...], dtype)
+
+
+def _array(path: Path) -> _Chunked:
     """Open an array for reading; its chunks stay where they are."""
     try:
         import zarr
@@ -224,6 +251,6 @@ def _array(path: Path) -> zarr.Array[Any]:
             hint="Install it with `pip install 'napari-vox3d[zarr]'`.",
         ) from error
     try:
-        return zarr.open_array(path, mode="r")
-    except (ValueError, LookupError, TypeError, OSError, ImportError) as error:
+        return _Chunked(path, zarr.open_array(path, mode="r"))
+    except Exception as error:  # zarr raises whatever goes wrong in it
         raise FormatError(path, f"is no zarr array that can be read ({error})") from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import lzma
 import os
 import zlib
@@ -11,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from napari_vox3d.errors import FormatError
+from napari_vox3d.errors import FormatError, Vox3dError
 
 
 def split_address(path: str | Path) -> tuple[Path, str]:
@@ -49,12 +50,46 @@ def readable(path: str | Path) -> Path:
 
 @contextmanager
 def clear_errors(path: Path) -> Iterator[None]:
-    """Turn what damaged compressed data and the file system raise into a `FormatError`."""
+    """Turn what damaged files and the file system raise into a `FormatError`.
+
+    Readers tell of the damage that files usually have. What they did not foresee is named after
+    the error that it led to.
+    """
     try:
         yield
+    except (FormatError, Warning):
+        raise
+    except Vox3dError as error:  # of something that knows no file
+        raise FormatError(path, str(error).rstrip(".")) from error
     except (EOFError, zlib.error, lzma.LZMAError) as error:
         raise FormatError(path, f"holds damaged compressed data ({error})") from error
     except UnicodeDecodeError as error:
         raise FormatError(path, "is not the text file that its name promises") from error
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
+    except MemoryError as error:
+        raise FormatError(path, "needs more memory than there is") from error
+    except Exception as error:
+        what = ": ".join(filter(None, (type(error).__name__, str(error))))
+        raise FormatError(path, f"cannot be understood ({what})") from error
+
+
+def parse_json(path: Path, text: str | bytes) -> Any:
+    """Value of a JSON text.
+
+    Raises
+    ------
+    FormatError
+        If it is none, with the line; or lists or numbers in it have no end.
+    """
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        reason, line = f"is not valid JSON ({error.msg})", f"line {error.lineno}"
+        raise FormatError(path, reason, where=line) from None
+    except UnicodeDecodeError:
+        raise
+    except ValueError as error:  # whole numbers of thousands of digits
+        raise FormatError(path, f"is not valid JSON ({error})") from None
+    except RecursionError:
+        raise FormatError(path, "is not valid JSON (nested too deep)") from None

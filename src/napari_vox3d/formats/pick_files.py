@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.opening import clear_errors, format_module, readable, split_address
 from napari_vox3d.formats.pick_formats import (
@@ -64,6 +66,7 @@ def read_picks(
         if part and not known.several_tomograms:
             raise FormatError(path, f"holds picks of one tomogram, so there is no {part!r} in it")
         picks = format_module(known.module).read(path, volume, *([part] if part else []))
+        _require_numbers(path, picks)
     if volume is None:
         return picks
     return format_module("frame").fitted(path, picks, volume, counts_in=known.counts_in, by=by)
@@ -126,7 +129,10 @@ def read_pick_collection(path: str | Path, format: str | None = None) -> list[Pi
         name = format or pick_format_of(file)
         known = _known_pick_format(file, name, "is not a known pick file")
         if known.several_tomograms and not part:
-            return format_module(known.module).read_collection(file)
+            collection = format_module(known.module).read_collection(file)
+            for picks in collection:
+                _require_numbers(file, picks)
+            return collection
     return [read_picks(path, format=format)]
 
 
@@ -170,6 +176,17 @@ def write_pick_collection(
         raise FormatError(path, "cannot tell the tomograms apart, because not all have a name")
     more = format_module(known.module).write_collection(path, collection, **known.options)
     return [path, *(more or [])]
+
+
+def _require_numbers(path: Path, picks: Picks) -> None:
+    """Raise `FormatError` if lengths or angles are not finite, as after damage or in odd units."""
+    size = picks.voxel_size
+    if size is not None and not ((size > 0).all() and np.isfinite(size).all()):
+        raise FormatError(path, f"tells an impossible voxel size, {size.tolist()} Å (z, y, x)")
+    for name in ("positions", "angles", "radii"):
+        column = getattr(picks, name)
+        if column is not None and not np.isfinite(column).all():
+            raise FormatError(path, f"holds {name} that are no finite numbers")
 
 
 def _known_pick_format(path: Path, name: str | None, reason: str) -> PickFormat:

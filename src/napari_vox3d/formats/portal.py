@@ -60,7 +60,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
             indices.append([float(point["location"][axis]) for axis in "zyx"])
             matrix = np.array(point.get(_MATRIX) or np.eye(3), float).reshape(3, 3)
             known = point.get("type", "point") in _KINDS
-        except (AttributeError, KeyError, TypeError, ValueError):
+        except (AttributeError, KeyError, TypeError, ValueError, RecursionError):
             known = False
         if not known or not np.isfinite([*indices[-1], *matrix.flat]).all():
             raise FormatError(

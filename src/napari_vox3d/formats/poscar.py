@@ -96,6 +96,11 @@ def parse_poscar(lines: Lines) -> Atoms:
     return Atoms(symbols, positions=positions, cell=lattice, pbc=True, info={"comment": comment})
 
 
+def is_count(token: str) -> bool:
+    """True if a word of a file is a whole number as atoms and points are counted."""
+    return token.isascii() and token.isdigit() and len(token) < 16
+
+
 def _scale(lines: Lines) -> NDArray[np.float64]:
     line = lines.next("the scale factor")
     values = []
@@ -116,7 +121,7 @@ def _species(lines: Lines, comment: str) -> tuple[list[str], list[int]]:
     """Elements and how many atoms of each; either may run over several lines."""
     names: list[str] = []
     tokens = lines.next("the elements").split()
-    while tokens and not all(map(str.isdigit, tokens)):
+    while tokens and not all(map(is_count, tokens)):
         if not all(token[0].isalpha() for token in tokens):
             raise lines.error(f"expected elements or their counts, found {' '.join(tokens)[:60]!r}")
         names += tokens
@@ -124,7 +129,7 @@ def _species(lines: Lines, comment: str) -> tuple[list[str], list[int]]:
     counts = [int(token) for token in tokens]
     while len(counts) < len(names):
         tokens = lines.next("the number of atoms").split()
-        if not tokens or not all(map(str.isdigit, tokens)):
+        if not tokens or not all(map(is_count, tokens)):
             raise lines.error(f"{len(names)} elements but {len(counts)} counts")
         counts += [int(token) for token in tokens]
     if not sum(counts) or (names and len(counts) != len(names)):

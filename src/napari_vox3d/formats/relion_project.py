@@ -7,12 +7,13 @@ also what the blocks of a STAR file say of the tomogram that its particles are i
 
 from __future__ import annotations
 
+from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_vox3d.errors import FormatError
+from napari_vox3d.errors import FormatError, Vox3dError
 from napari_vox3d.formats.frame import name_in
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ BINNING = "rlnTomoTomogramBinning"
 OF_WARP = ".tomostar"
 """How names of tilt series end in files of Warp."""
 _GROUP = "rlnOpticsGroup"
+_DEPTH = 4  # folders above a file: RELION's are Extract/job012
 _PARTICLES, _TOMOGRAMS = "rlnTomoParticlesFile", "rlnTomoTomogramsFile"
 
 
@@ -86,7 +88,9 @@ def read_project(path: Path) -> dict[str, DataFrame]:
         return {**blocks, **tomograms_beside(path)}
     particles = _found(path, named)
     if particles is None:
-        raise FormatError(path, f"names particles in {named}, and there is no such file")
+        raise FormatError(
+            path, f"names particles in {named}, and there is no such file in its project"
+        )
     return {**read_blocks(particles), **_tomograms_of(path, blocks)}
 
 
@@ -127,12 +131,18 @@ def _file_named(blocks: dict[str, DataFrame], column: str) -> str | None:
 
 
 def _found(path: Path, name: str | None) -> Path | None:
-    """Find a file of the project: from a folder above `path`, or beside it under the same name."""
+    """Find a file of the project: from a folder above `path`, or beside it under the same name.
+
+    A path that leaves the folders above, as far as a project may reach, is not followed.
+    """
     if name is None:
         return None
-    above = [folder / name for folder in path.absolute().parents]
+    absolute = path.absolute()
+    folders = [folder for folder in absolute.parents[:_DEPTH] if folder != folder.parent]
+    above = [Path(normpath(folder / name)) for folder in folders]
+    inside = [file for file in above if folders and file.is_relative_to(folders[-1])]
     beside = path.with_name(Path(name).name)
-    return next((file for file in [*above, beside] if file.is_file()), None)
+    return next((file for file in [*inside, beside] if file.is_file()), None)
 
 
 def rows_about(block: DataFrame, particles: DataFrame, tomogram: str) -> DataFrame:
@@ -177,12 +187,26 @@ def pixel_size_of_coordinates(blocks: dict[str, DataFrame], tomogram: str) -> fl
 
 
 def number_of(name: str, blocks: dict[str, DataFrame]) -> float | None:
-    """First value of a column in any block."""
+    """First value of a column in any block; 0 stands for none.
+
+    Raises
+    ------
+    Vox3dError
+        If it is no number, or none that a size can be.
+    """
     for block in blocks.values():
         if name in block:
             values = block[name].dropna()
-            if len(values):
-                return float(values.iloc[0])
+            if not len(values):
+                continue
+            try:
+                value = float(values.iloc[0])
+            except (TypeError, ValueError):
+                value = np.nan
+            if not 0 <= value < np.inf:
+                raise Vox3dError(f"{name} is {values.iloc[0]!r} and no size.")
+            if value:
+                return value
     return None
 
 

@@ -107,7 +107,8 @@ def _has_grid(path: Path) -> bool:
     with open_bytes(path) as file:
         atoms = _atom_count([_line(file) for _ in range(7)]) or 0
         for _ in range(atoms):
-            file.readline(_LONGEST_LINE)
+            if not file.readline(_LONGEST_LINE):  # it announces more atoms than it has
+                return False
         rest = islice(iter(lambda: file.readline(_LONGEST_LINE), b""), 8)
         lines = [line.decode("ascii", "replace").split() for line in rest]
     return any(

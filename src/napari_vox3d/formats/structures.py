@@ -11,7 +11,12 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats import cube, vasp, vasp_h5, xsf
-from napari_vox3d.formats.compression import COMPRESSED_SUFFIXES, open_bytes
+from napari_vox3d.formats.compression import (
+    COMPRESSED_SUFFIXES,
+    is_compressed,
+    open_bytes,
+    read_whole,
+)
 from napari_vox3d.formats.poscar import Lines, parse_poscar
 from napari_vox3d.formats.sniffing import language_of
 
@@ -65,6 +70,8 @@ def read_atoms(path: str | Path) -> Atoms:
         atoms = _read_with_ase(path)
     if not len(atoms):
         raise FormatError(path, "holds no atoms")
+    if not (np.isfinite(atoms.cell.array).all() and np.isfinite(atoms.positions).all()):
+        raise FormatError(path, "has a cell or positions that are no finite numbers")
     if abs(np.linalg.det(atoms.cell.array)) < 1e-9:
         raise FormatError(
             path,
@@ -94,6 +101,9 @@ def _language(path: Path) -> str | None:
 def _read_with_ase(path: Path) -> Atoms:
     from ase.io import read
 
+    if is_compressed(path):  # ASE unpacks whatever there is
+        with open_bytes(path) as file:
+            read_whole(path, file)
     try:
         found = read(path)
     except OSError:

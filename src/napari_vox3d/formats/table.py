@@ -137,12 +137,12 @@ def _picks(path: Path, rows: list[_Row], columns: list[str], volume: Volume | No
         row = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise FormatError(path, "lacks a coordinate", where=f"line {rows[row][_LINE]}")
     frame.setdefault("tomogram", next(iter(words("tomogram") or []), ""))
-    scores, radii = numbers(("score",)), numbers((_RADIUS,))
+    scores, radii, angles = numbers(("score",)), numbers((_RADIUS,)), numbers(_ANGLES)
     return Picks(
         positions,
         np.array(words("class", "label") or UNNAMED_CLASS),
         None if scores is None else scores[:, 0],
-        numbers(_ANGLES),
+        None if angles is None or np.isnan(angles).all() else np.where(np.isnan(angles), 0, angles),
         None if radii is None or np.isnan(radii).any() else radii[:, 0],
         **frame,
     )

@@ -7,6 +7,7 @@ ImageJ keeps x and y as resolution, z as ``spacing`` and one ``unit`` in the ima
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,7 @@ _OME_NAMES = (".ome.tif", ".ome.tiff")
 _IMAGEJ = ("uint8", "uint16", "float32")  # the only numbers that ImageJ knows
 _OME = (*_IMAGEJ, "int8", "int16", "int32", "uint32", "float64")
 _IMAGEJ_BYTES = (1 << 32) - (1 << 20)  # offsets have 32 bits
+_ELSEWHERE = re.compile(r"FileName\s*=\s*[\"'][^\"']*[/\\]")  # planes may be in files beside it
 _OME_UNIT = "µm"  # that of PhysicalSize if none is written
 
 
@@ -147,11 +149,14 @@ def _opened(path: Path) -> Iterator[TiffFile]:
 
     try:
         with tifffile.TiffFile(path) as file:
+            if _ELSEWHERE.search(file.ome_metadata or ""):
+                raise FormatError(path, "names planes in another folder")
             yield file
-    except FormatError:
+    except (FormatError, Warning):
         raise
-    except (tifffile.TiffFileError, ElementTree.ParseError, ValueError, LookupError) as error:
-        raise FormatError(path, f"is not a TIFF that can be read ({error})") from error
+    except Exception as error:  # tifffile raises whatever goes wrong in it
+        what = str(error) or type(error).__name__
+        raise FormatError(path, f"is not a TIFF that can be read ({what})") from error
 
 
 def _axes(path: Path, series: TiffPageSeries) -> list[str]:

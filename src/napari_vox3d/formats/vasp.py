@@ -25,8 +25,9 @@ from napari_vox3d.formats.compression import (
     is_compressed,
     open_bytes,
     plain_name,
+    read_whole,
 )
-from napari_vox3d.formats.poscar import Lines, format_poscar, parse_poscar
+from napari_vox3d.formats.poscar import Lines, format_poscar, is_count, parse_poscar
 from napari_vox3d.formats.vasp_numbers import BadNumberError, Text, format_numbers, read_numbers
 from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
@@ -121,7 +122,7 @@ def read(path: str | Path) -> list[Volume]:
         atoms = parse_poscar(lines)
         shape = _grid(lines)
         if is_compressed(path):
-            text: Text = file.read()
+            text: Text = read_whole(path, file)
             start = 0
         else:
             text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
@@ -139,7 +140,7 @@ def _grid(lines: Lines) -> tuple[int, int, int]:
     while not line.strip():
         line = lines.next(missing)
     tokens = line.split()
-    if len(tokens) != 3 or not all(token.isdigit() and int(token) for token in tokens):
+    if len(tokens) != 3 or not all(is_count(token) and int(token) for token in tokens):
         raise lines.error(f"expected three grid sizes, found {line[:60]!r}")
     a, b, c = map(int, tokens)
     return a, b, c

@@ -16,7 +16,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats.compression import COMPRESSED_SUFFIXES, is_compressed, open_bytes
+from napari_vox3d.formats.compression import (
+    COMPRESSED_SUFFIXES,
+    PLENTY,
+    RATIO,
+    is_compressed,
+    open_bytes,
+    read_whole,
+)
 from napari_vox3d.formats.poscar import element_symbol
 from napari_vox3d.formats.vasp import CHARGE, POTENTIAL, Kind
 from napari_vox3d.volume import Volume
@@ -130,7 +137,7 @@ def _opened(path: Path) -> Iterator[Any]:
     source: Any = path
     if is_compressed(path):
         with open_bytes(path) as packed:
-            source = io.BytesIO(packed.read())
+            source = io.BytesIO(read_whole(path, packed))
     try:
         with h5py.File(source, "r") as file:
             yield file
@@ -143,10 +150,12 @@ def _opened(path: Path) -> Iterator[Any]:
 def _grids(path: Path, file: Any) -> Iterator[_Grid]:
     for name, (label, kind) in _GRIDS.items():
         if name in file:
+            _require_content(path, file, name)
             yield _Grid(label, kind, _components(path, name, file[name]))
     if _PARTIAL in file:
         group = file[_PARTIAL]
         stored = group["parchg"]
+        _require_content(path, file, f"{_PARTIAL}/parchg")
         if stored.ndim != 6:
             raise _misshapen(path, f"{_PARTIAL}/parchg", stored.shape)
         for k, point in enumerate(np.ravel(group["kpoints"])[: len(stored)]):
@@ -158,7 +167,18 @@ def _grids(path: Path, file: Any) -> Iterator[_Grid]:
                 yield _Grid(" ".join(["partial charge", *which]), CHARGE, values, True)
 
 
+def _require_content(path: Path, file: Any, name: str) -> None:
+    """Raise `FormatError` if values are not in the file itself, or far more than it holds."""
+    stored = file[name]
+    if stored.external or stored.file.filename != file.filename:
+        raise FormatError(path, "keeps values in another file", where=name)
+    if stored.nbytes > max(PLENTY, RATIO * stored.id.get_storage_size()):
+        size = " × ".join(map(str, stored.shape))
+        raise FormatError(path, f"claims {size} values and holds few of them", where=name)
+
+
 def _components(path: Path, name: str, stored: Any) -> NDArray[np.float64]:
+    """Components as (n, z, y, x), of a dataset or of a part of one that was read."""
     if stored.ndim != 4 or len(stored) not in (1, 2, 4) or not min(stored.shape):
         raise _misshapen(path, name, stored.shape)
     return np.asarray(stored, np.float64)

@@ -68,6 +68,8 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
     BadNumberError
         If the block ends early, holds anything but numbers, or its last line holds too many.
     """
+    if count > len(text) - start:  # before memory is taken for them
+        raise BadNumberError(len(text), f"the file ends before its {count} values")
     values = np.empty(count)
     done, offset = _read_columns(text, start, values)
     while done < count:

@@ -23,6 +23,7 @@ from napari_vox3d.formats.compression import (
     create_bytes,
     open_bytes,
     plain_name,
+    read_whole,
 )
 from napari_vox3d.formats.vasp_numbers import BadNumberError, format_numbers, read_numbers
 from napari_vox3d.provenance import as_text, split_text
@@ -41,13 +42,15 @@ _PERIODICITY = {"3": "CRYSTAL", "2": "SLAB", "1": "POLYMER", "0": ""}
 _UNITS = {"electron density": "e/Å³", "superposed atomic density": "e/Å³", "spin density": "e/Å³",
           "elf": "", "uncertainty": "", "potential": "eV"}  # fmt: skip
 _COLUMNS, _DIGITS = 5, 11
+_PIECE = 1 << 16  # bytes of a line read at a time
 _LINE = 480  # characters of a comment that other programs have room for
 
 
 def holds_grid(path: Path) -> bool:
     """True if a three-dimensional grid follows the structure."""
     with open_bytes(path) as file:
-        return any(b"BEGIN_BLOCK_DATAGRID" in line and b"3D" in line for line in file)
+        lines = iter(lambda: file.readline(_PIECE), b"")
+        return any(b"BEGIN_BLOCK_DATAGRID" in line and b"3D" in line for line in lines)
 
 
 def read(path: str | Path) -> list[Volume]:
@@ -81,7 +84,7 @@ def read(path: str | Path) -> list[Volume]:
     """
     path = Path(path)
     with open_bytes(path) as file:
-        text = file.read()
+        text = read_whole(path, file)
     starts = [*(match.start() for match in _BLOCK.finditer(text)), len(text)]
     if len(starts) == 1:
         raise FormatError(path, "holds a structure without a grid of three dimensions")
@@ -112,7 +115,7 @@ def read_structure(path: str | Path) -> Atoms:
     """
     path = Path(path)
     with open_bytes(path) as file:
-        text = file.read()
+        text = read_whole(path, file)
     block = _BLOCK.search(text)
     atoms = _structure(path, text[: block.start()] if block else text)
     if atoms is None:
