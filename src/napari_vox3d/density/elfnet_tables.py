@@ -125,9 +125,7 @@ def _table(folder: Path, symbol: str) -> tuple[NDArray[np.float64], NDArray[np.f
             raise ModelError(f"{path}: is too large for a table of ELFNet.")
         with path.open("rb") as file:
             content = _PlainUnpickler(file).load()
-        distance, values = (
-            np.array(content[key], np.float64) for key in ("r_grid_bohr", "rho_neutral")
-        )
+        distance, values = (_column(content[key]) for key in ("r_grid_bohr", "rho_neutral"))
     except OSError as error:
         raise ModelError(
             f"{path}: cannot be read ({error.strerror}). Name the folder neutral_densities of "
@@ -136,14 +134,22 @@ def _table(folder: Path, symbol: str) -> tuple[NDArray[np.float64], NDArray[np.f
     except ModelError:
         raise
     except Exception as error:  # a hostile or damaged pickle can fail in any way
-        raise ModelError(f"{path}: is not a table of ELFNet ({error}).") from error
+        raise ModelError(f"{path}: is not a table of ELFNet ({error!r}).") from error
     sound = distance.ndim == 1 and distance.shape == values.shape and len(distance) > 1
     if not sound or not (np.isfinite(values).all() and (np.diff(distance) > 0).all()):
         raise ModelError(f"{path}: is not a table of ELFNet (its columns do not fit).")
     return distance, values
 
 
-class _PlainUnpickler(pickle.Unpickler):
+def _column(numbers: Any) -> NDArray[np.float64]:
+    """Numbers of a list as an array; lists in lists may grow without end."""
+    if not isinstance(numbers, list) or not all(isinstance(x, float | int) for x in numbers):
+        raise ValueError("a column is no list of numbers")
+    return np.array(numbers, np.float64)
+
+
+# The reader in C takes as much memory as a pickle asks for; the one in Python, what it holds.
+class _PlainUnpickler(pickle._Unpickler):
     """Reader of dicts, lists, strings and numbers, and of nothing that could run."""
 
     def find_class(self, module: str, name: str) -> Any:

@@ -20,6 +20,7 @@ from napari_vox3d.errors import ModelError
 Task = Literal["elf", "picking"]
 Source = Literal["superposed atoms", "electron density"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+_LARGEST = 4096  # number of channels, blocks or voxels of a kernel
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]*$"
 
 
@@ -32,6 +33,14 @@ class NetworkSpec(_Entry):
 
     name: str = Field(description="Name of the network class.")
     arguments: dict[str, Any] = Field(default={}, description="Its arguments.")
+
+    @model_validator(mode="after")
+    def _of_a_size_to_build(self) -> NetworkSpec:
+        for name, value in self.arguments.items():
+            numbers = value if isinstance(value, list | tuple) else [value]
+            if any(isinstance(n, int) and abs(n) > _LARGEST for n in numbers):
+                raise ValueError(f"{name} is beyond {_LARGEST}, too large for any network")
+        return self
 
 
 class ELFInput(_Entry):

@@ -77,7 +77,7 @@ def read_checkpoint(path: str | Path) -> Any:
     except OSError as error:
         raise ModelError(f"{path}: cannot be read ({error.strerror or error}).") from error
     except Exception as error:  # a hostile or damaged pickle can fail in any way
-        raise ModelError(f"{path}: is not a sound checkpoint ({error}).") from error
+        raise ModelError(f"{path}: is not a sound checkpoint ({str(error) or error!r}).") from error
 
 
 def model_from_checkpoint(path: str | Path) -> Model:
@@ -290,7 +290,8 @@ class _Archive:
         return self.archive.read(info)
 
 
-class _Unpickler(pickle.Unpickler):
+# The reader in C takes as much memory as a pickle asks for; the one in Python, what it holds.
+class _Unpickler(pickle._Unpickler):
     """Interpreter of the pickle that knows tensors and nothing else."""
 
     def __init__(self, file: Any, archive: _Archive) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from math import prod
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from napari_vox3d import networks
 from napari_vox3d.errors import ModelError
 from napari_vox3d.formats import write_aside
-from napari_vox3d.models.card import ModelCard
+from napari_vox3d.models.card import ModelCard, NetworkSpec
 
 if TYPE_CHECKING:
     import torch
@@ -74,9 +75,8 @@ class Model:
             raise ModelError(f"Model {self.card.name!r} is computed without a network.")
         with self._lock:
             if str(device) not in self._networks:
-                network = networks.build(self.card.network.name, **self.card.network.arguments)
                 try:
-                    load_state(network, self._stored())
+                    network = _build(self.card.network, self._stored())
                 except ModelError as error:
                     raise ModelError(f"{self.weights or self.card.name}: {error}") from error
                 self._networks[str(device)] = network.eval().requires_grad_(False).to(device)
@@ -148,17 +148,33 @@ class Model:
         return self.weights.read_bytes()
 
 
-def load_state(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Put stored parameters into a network.
+def _build(spec: NetworkSpec, stored: Mapping[str, Tensor]) -> nn.Module:
+    """Make a network of stored parameters.
+
+    It is made without memory first, so that a card cannot ask for more than its weights fill.
 
     Raises
     ------
     ModelError
-        If names or shapes differ from those of the network.
+        If it cannot be built, or names or shapes of the parameters differ from its own.
     """
-    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    import torch
+
+    with torch.device("meta"):
+        sketch = networks.build(spec.name, **spec.arguments)
+    shapes = {name: tuple(value.shape) for name, value in sketch.state_dict().items()}
+    state = _fitting(stored, shapes, spec.name)
+    network = networks.build(spec.name, **spec.arguments)
+    network.load_state_dict(state)
+    return network
+
+
+def _fitting(
+    stored: Mapping[str, Tensor], expected: Mapping[str, tuple[int, ...]], network: str
+) -> dict[str, Tensor]:
+    """Stored parameters, restored, if they have the names and shapes of those of a network."""
     state = restore(stored, expected)
-    refusal = f"the weights do not fit {type(network).__name__}:"
+    refusal = f"the weights do not fit {network}:"
     missing, unexpected = expected.keys() - state.keys(), state.keys() - expected.keys()
     for what, names in (("lack", missing), ("hold the unknown", unexpected)):
         if names:
@@ -169,7 +185,7 @@ def load_state(network: nn.Module, stored: Mapping[str, Tensor]) -> None:
             raise ModelError(
                 f"{refusal} {name} has shape {tuple(value.shape)} instead of {expected[name]}."
             )
-    network.load_state_dict(state)
+    return state
 
 
 def restore(
@@ -199,10 +215,14 @@ def restore(
         right = f"{whole}.right"
         if right not in state:
             continue
+        factors = state.pop(left), state.pop(right)
         try:
-            product = state.pop(left) @ state.pop(right)
-            state[whole] = product.reshape(shapes.get(whole, product.shape))
-        except RuntimeError as error:
+            m, n = factors[0].shape[0], factors[1].shape[-1]
+            shape = shapes.get(whole, (m, n))
+            if m * n != prod(shape):  # before it takes memory
+                raise ValueError(f"{m} × {n} is not {shape}")
+            state[whole] = (factors[0] @ factors[1]).reshape(shape)
+        except (RuntimeError, IndexError, ValueError) as error:
             raise ModelError(f"the factors of {whole} do not give its shape: {error}.") from error
     return state
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.compression import PLENTY, RATIO
 from napari_vox3d.volume import Volume
 
 ELF_STEP = 1 / 500
@@ -46,24 +47,28 @@ def read_shard(path: str | Path) -> Iterator[tuple[dict[str, Any], Grid, Grid]]:
     """
     try:
         with zipfile.ZipFile(path) as archive:
+            unpacked = sum(info.file_size for info in archive.infolist())
+            if unpacked > max(PLENTY, RATIO * Path(path).stat().st_size):
+                raise ValueError(f"it unpacks to {unpacked} bytes")
             records = json.loads(archive.read("crystals.json"))
             elf, change = (
                 np.load(BytesIO(archive.read(f"{name}.npy"))) for name in ("elf", "change")
             )
+            ends = np.cumsum([int(np.prod(record["shape"])) for record in records]).tolist()
     except OSError as error:
         raise FormatError(path, f"cannot be read ({error.strerror or error})") from error
-    except (zipfile.BadZipFile, KeyError, ValueError) as error:
+    except Exception as error:  # damage shows in the archive, in JSON, or in NumPy
         raise FormatError(path, f"is no shard of crystals ({error})") from error
-    start = 0
-    for record in records:
+    for record, first, last in zip(records, [0, *ends], ends, strict=False):
         shape = tuple(record.pop("shape"))
-        part = slice(start, start + int(np.prod(shape)))
-        start = part.stop
-        yield (
-            record,
-            _decoded(elf[part], shape) * ELF_STEP,
-            np.sinh(_decoded(change[part], shape) * CHANGE_STEP) * FAINT,
-        )
+        try:
+            grids = (
+                _decoded(elf[first:last], shape) * ELF_STEP,
+                np.sinh(_decoded(change[first:last], shape) * CHANGE_STEP) * FAINT,
+            )
+        except (TypeError, ValueError) as error:
+            raise FormatError(path, f"holds a grid of impossible shape ({error})") from error
+        yield record, *grids
 
 
 def shard_elfs(path: str | Path) -> Iterator[Volume]:
@@ -77,10 +82,14 @@ def shard_elfs(path: str | Path) -> Iterator[Volume]:
     from ase import Atoms
 
     for record, elf, _ in read_shard(path):
-        atoms = Atoms(record["symbols"], record["positions"], cell=record["cell"], pbc=True)
-        yield Volume.on_lattice(
-            elf, atoms.cell.array, quantity="elf", atoms=atoms, name=record["name"]
-        )
+        try:
+            atoms = Atoms(record["symbols"], record["positions"], cell=record["cell"], pbc=True)
+            volume = Volume.on_lattice(
+                elf, atoms.cell.array, quantity="elf", atoms=atoms, name=str(record["name"])
+            )
+        except Exception as error:  # ASE raises whatever goes wrong in it
+            raise FormatError(path, f"holds a crystal that cannot be built ({error!r})") from error
+        yield volume
 
 
 def _decoded(codes: NDArray[np.int16], shape: tuple[int, ...]) -> Grid:
