@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from recipes.elf.crystals import SPACING, read_parts
 from recipes.elf.evaluation import Baselines, evaluate
-from recipes.elf.train import INPUTS, NAMES, account, fit, fitted_baselines, parser, prepared
+from recipes.elf.train import INPUTS, NAMES, account, fit, parser, prepared
 from recipes.elf_data.shards import Crystal
 from rich.console import Console
 from rich.table import Table
@@ -45,7 +45,7 @@ def main() -> None:
     left = [name for name in given.networks if not result_file(given.output, name).exists()]
     if left:
         training, _ = prepared(given, "training")
-        baselines = fitted_baselines(given)
+        baselines = Baselines.of_training(given.shards, given.pairs)
         held_out = list(read_parts(given.shards, ["test"], given.pairs))
         for name in left:
             figures = compare(name, training, held_out, baselines, given)

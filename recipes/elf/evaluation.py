@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from recipes.elf.crystals import DATA, electron_density, formula, source_of
+from recipes.elf.crystals import DATA, PAIRS, electron_density, formula, read_parts, source_of
 from recipes.elf_data.shards import Crystal
+from rich.progress import track
 
 import napari_vox3d as vox
 from napari_vox3d.density import tsirelson_stash_elf
 from napari_vox3d.density.grids import interpolate
 from napari_vox3d.models import MetricTable, Model
 
+FITTED_TO = 300  # crystals, for three digits
 POINTS = 1000  # of each crystal that the baselines are fitted to
 ACROSS = 40  # bins of a table
 
@@ -31,8 +34,14 @@ class Baselines:
     by_both: Values
 
     @classmethod
+    def of_training(cls, shards: Path, pairs: Sequence[str] = PAIRS) -> Baselines:
+        """Fit to some of the crystals that are trained on, see `read_parts`."""
+        some = islice(read_parts(shards, ["training"], pairs), FITTED_TO)
+        return cls.fitted(track(some, "Baselines", total=FITTED_TO))
+
+    @classmethod
     def fitted(cls, crystals: Iterable[Crystal]) -> Baselines:
-        """Fit to some crystals that are trained on; 300 give three digits."""
+        """Fit to some crystals."""
         rng = np.random.default_rng(0)
         columns: list[tuple[Values, ...]] = []
         for crystal in crystals:

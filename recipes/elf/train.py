@@ -15,7 +15,6 @@ uncertainty, and two pairs of elements never meet in training.
 from __future__ import annotations
 
 import argparse
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -33,7 +32,6 @@ from napari_vox3d.training.elf_fit import BATCH_VOXELS, fit_elf
 from napari_vox3d.training.losses import DEFAULT_TERMS, TERMS, Objective
 
 NAMES = [entry.name for entry in ARCHITECTURES if entry.task == "elf"]
-FOR_BASELINES = 300
 INPUTS: dict[str, Source] = {"atoms": "superposed atoms", "density": "electron density"}
 
 
@@ -156,15 +154,9 @@ def account(given: argparse.Namespace, crystals: int, steps: int) -> str:
     )
 
 
-def fitted_baselines(given: argparse.Namespace) -> Baselines:
-    """Fit the baselines to some of the crystals that are trained on."""
-    some = islice(read_parts(given.shards, ["training"], given.pairs), FOR_BASELINES)
-    return Baselines.fitted(track(some, "Baselines", total=FOR_BASELINES))
-
-
 def measured(model: Model, given: argparse.Namespace) -> Model:
     """Model whose card holds its figures beside those of the baselines."""
-    baselines = fitted_baselines(given)
+    baselines = Baselines.of_training(given.shards, given.pairs)
     tables: list[MetricTable] = []
     for part, which in (
         ("test", "compositions held out"),
