@@ -4,7 +4,7 @@ VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test lint bench soak clean
 
 demo: $(VENV)/ready
 	scripts/with_display $(BIN)/python scripts/demo.py
@@ -19,6 +19,10 @@ lint: $(VENV)/ready
 
 bench: $(VENV)/ready
 	for script in benchmarks/*.py; do scripts/with_virtual_display $(BIN)/python $$script || exit 1; done
+
+# Ten thousand damaged files: what became of them, the slowest, and the memory that they took.
+soak: $(VENV)/ready
+	$(BIN)/python tests/robustness/soak.py
 
 # torch goes first: the other requirements would take the newest build with all of CUDA.
 $(VENV)/ready: pyproject.toml scripts/system_packages

@@ -1,0 +1,158 @@
+"""Thousands of damaged files, read in a process that may not hang, crash or take much memory.
+
+``python tests/robustness/soak.py`` prints a table; ``… FORMAT SEED`` tells of one file again.
+"""
+
+import argparse
+import json
+import os
+import queue
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter, defaultdict
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+HANGS = 20.0  # seconds of the processor without an answer
+SILENT = 600.0  # seconds of the clock, be the machine ever so busy
+WORKER = Path(__file__).with_name("worker.py")
+READ, REFUSED, GENERAL = "read", "refused", "refused in general words"
+
+
+class Worker:
+    """The process that reads, and what it says."""
+
+    def __init__(self, formats=()):
+        one_thread = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+        # Arenas of threads count as memory that a process may address.
+        environment = {**os.environ, **one_thread, "MALLOC_ARENA_MAX": "2"}
+        self.process = subprocess.Popen(
+            [sys.executable, "-u", WORKER, *formats], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        self._answers = queue.Queue()
+        self._complaints = []
+        threading.Thread(target=self._listen, daemon=True).start()
+        threading.Thread(target=self._overhear, daemon=True).start()
+        self.formats = self.answer()["ready"]
+
+    def _listen(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                self._answers.put(json.loads(line))
+        self._answers.put(None)
+
+    def _overhear(self):
+        for line in self.process.stderr:
+            self._complaints = [*self._complaints[-40:], line]
+
+    def answer(self):
+        """Give the next thing it says; None if it has ended.
+
+        Raises
+        ------
+        TimeoutError
+            If it works, or waits, for too long.
+        """
+        began, worked = time.monotonic(), self._work()
+        while True:
+            with suppress(queue.Empty):
+                answer = self._answers.get(timeout=5)
+                break
+            if self._work() - worked > HANGS or time.monotonic() - began > SILENT:
+                raise TimeoutError
+        if answer is None and not hasattr(self, "formats"):
+            raise RuntimeError("".join(self._complaints))
+        return answer
+
+    def _work(self):
+        """Seconds that it kept the processor busy."""
+        try:
+            return sum(psutil.Process(self.process.pid).cpu_times()[:2])
+        except psutil.NoSuchProcess:
+            return 0.0
+
+    def read(self, format, seed):
+        """Read a damaged or hostile file; the outcome of a process that did not answer is wrong."""
+        result = {"format": format, "seed": seed, "outcome": "wrong", "seconds": 0.0, "memory": 0}
+        self.process.stdin.write(f"{format}\t{seed}\n")
+        self.process.stdin.flush()
+        try:
+            if (answer := self.answer()) is not None:
+                return answer
+            ended = f"crash: it ended with {self.process.wait()} {self._complaints[-1:]}"
+            return result | {"said": ended}
+        except TimeoutError:
+            self.stop()
+            return result | {"said": f"hang: no answer in {HANGS:g} s of work"}
+
+    def stop(self):
+        self.process.kill()
+        self.process.wait()
+
+
+def soak(count, formats=None, first=0):
+    """Read `count` damaged files, as many of each format.
+
+    Yields
+    ------
+    dict
+        ``format``, ``seed``, ``outcome``, ``said``, ``seconds`` and ``memory`` (bytes) of each.
+    """
+    worker = Worker(formats or ())
+    formats = worker.formats
+    try:
+        for number in range(count):
+            format, seed = formats[number % len(formats)], first + number // len(formats)
+            yield worker.read(format, seed)
+            if worker.process.poll() is not None:
+                worker.stop()
+                worker = Worker(formats)
+    finally:
+        worker.stop()
+
+
+def table(results):
+    """Markdown table of what became of the files of each format."""
+    by_format = defaultdict(list)
+    for result in results:
+        by_format[result["format"]].append(result)
+    lines = [
+        "| format | damaged files | read | refused in a sentence | wrong | slowest | peak memory |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for format, own in [*sorted(by_format.items()), ("all", results)]:
+        count = Counter(one["outcome"] for one in own)
+        refused = count[REFUSED] + count[GENERAL]
+        wrong = len(own) - count[READ] - refused
+        slowest = max(one["seconds"] for one in own)
+        memory = max(one["memory"] for one in own) / 2**20
+        lines.append(f"| {format} | {len(own)} | {count[READ]} | {refused} | {wrong} | "
+                     f"{slowest:.2f} s | {memory:.0f} MB |")  # fmt: skip
+    return "\n".join(lines)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--files", type=int, default=10_000)
+    parser.add_argument("--first", type=int, default=0, help="first seed")
+    parser.add_argument("--format", action="append")
+    parser.add_argument("--general", action="store_true", help="show refusals in general words")
+    options = parser.parse_args()
+    results = []
+    for result in soak(options.files, options.format, options.first):
+        results.append(result)
+        shown = ("wrong", GENERAL) if options.general else ("wrong",)
+        if result["outcome"] in shown:
+            print(f"{result['format']} {result['seed']} {result['outcome']}: {result['said']}",
+                  file=sys.stderr, flush=True)  # fmt: skip
+    print(table(results))
+    sys.exit(any(result["outcome"] == "wrong" for result in results))
+
+
+if __name__ == "__main__":
+    main()
