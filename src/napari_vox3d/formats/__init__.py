@@ -137,8 +137,8 @@ def write_volume(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
     Raises
     ------
     FormatError
-        If the name says no volume format, the format cannot hold this volume, or the file cannot
-        be written.
+        If the name says no volume format, the format cannot hold this volume, it has no voxels,
+        or the file cannot be written.
 
     Warns
     -----
@@ -161,6 +161,9 @@ def write_volume(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
         if others:
             left = ", ".join(other.name or other.quantity for other in others)
             warnings.warn(f"{path}: holds one grid; left out: {left}.", stacklevel=2)
+    shapes = [one.shape for one in (volume if isinstance(volume, Sequence) else [volume])]
+    if not all(map(min, shapes)):
+        raise FormatError(path, "cannot be written, because the volume has no voxels")
     format_module(file_format).write(path, volume)
 
 

@@ -236,7 +236,7 @@ def write(path: str | Path, volume: Volume) -> None:
     Raises
     ------
     FormatError
-        If the values are complex, or the file cannot be written.
+        If the values are complex or no finite numbers, or the file cannot be written.
     """
     from ase import Atoms
     from ase.io.cube import write_cube
@@ -248,6 +248,8 @@ def write(path: str | Path, volume: Volume) -> None:
     atoms: Atoms = Atoms() if volume.atoms is None else volume.atoms.copy()
     atoms.set_cell(volume.lattice)
     values = np.asarray(volume.values, np.float64).T
+    if not np.isfinite(values).all():
+        raise FormatError(path, "a cube file holds numbers, and some of these are NaN or infinite")
     comment = "electron localization function" if volume.quantity == "elf" else volume.quantity
     if volume.quantity in _DENSITIES:
         values = values * Bohr**3

@@ -371,7 +371,11 @@ def _contiguous(path: Path, slab: NDArray[Any], dtype: np.dtype[Any]) -> NDArray
             f"holds integers beyond ±{_LARGEST_INTEGER}, which MRC cannot keep apart",
             hint="Number the labels anew, or convert them to float32.",
         )
-    return np.ascontiguousarray(slab, dtype)
+    with np.errstate(over="raise"):
+        try:
+            return np.ascontiguousarray(slab, dtype)
+        except FloatingPointError:
+            raise FormatError(path, "holds values that are too large for float32") from None
 
 
 class _Statistics:
@@ -386,13 +390,14 @@ class _Statistics:
             return
         exact = values.astype(np.float64)
         self.count += exact.size
-        self.total += exact.sum()
-        self.squares += np.square(exact).sum()
+        with np.errstate(all="ignore"):  # of values that are no numbers, or infinite
+            self.total += exact.sum()
+            self.squares += np.square(exact).sum()
         self.least, self.largest = min(self.least, exact.min()), max(self.largest, exact.max())
 
     def result(self) -> tuple[float, float, float, float]:
-        """(min, max, mean, rms); of nothing, what MRC 2014 writes for "not determined"."""
-        if not self.count:
+        """(min, max, mean, rms); of nothing, or of no numbers, MRC's "not determined"."""
+        if not (self.count and np.isfinite(self.squares)):
             return 0, -1, -2, -1
         mean = self.total / self.count
         variance = max(0.0, self.squares / self.count - mean**2)

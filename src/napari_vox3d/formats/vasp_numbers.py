@@ -234,7 +234,7 @@ def format_numbers(values: NDArray[np.float64], columns: int, digits: int) -> by
     Raises
     ------
     ValueError
-        If a magnitude is 1e99 or more, for which the field has no room.
+        If a magnitude is 1e99 or more, or infinite, for which the field has no room.
     """
     values = np.asarray(values, np.float64)
     full = len(values) // columns * columns
@@ -254,7 +254,7 @@ def _fields(values: NDArray[np.float64], digits: int) -> NDArray[np.uint8]:
     finite = np.isfinite(values)
     size = np.where(finite, np.abs(values), 0.0)
     size[size < 1e-99] = 0.0
-    if (size >= 1e99).any():
+    if (size >= 1e99).any() or np.isinf(values).any():
         raise ValueError("a value of 1e99 or more has no room in this format")
     exponent = np.zeros(len(values), np.int64)
     some = size > 0

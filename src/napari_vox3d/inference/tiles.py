@@ -21,6 +21,7 @@ from napari_vox3d.volume import Volume
 Box = tuple[slice, slice, slice]
 Contrast = Literal["dark", "bright"]
 
+_FARTHEST = 32.0  # times the voxel size: beyond, it is an error of a header
 _SAME_SIZE = 0.02  # voxel sizes that differ by less are taken as equal
 _SAMPLES = 500_000  # voxels that the statistics are taken from
 _CLIP = 5.0  # normalised values beyond are cut off: gold, carbon
@@ -54,7 +55,7 @@ class Normalisation(NamedTuple):
             return cls(0.0, 1.0, np.inf)
         stride = max(1, int(np.ceil((np.prod(volume.shape) / _SAMPLES) ** (1 / 3))))
         sample = np.concatenate(list(_thinned(volume, stride))).astype(np.float64)
-        sample = sample[np.isfinite(sample)]
+        sample = sample[np.abs(sample) <= np.finfo(np.float32).max]
         if not sample.size:
             raise InferenceError(f"Tomogram {volume.name!r} has no finite values.")
         if scheme == "robust":
@@ -126,8 +127,8 @@ class NetworkView:
         Raises
         ------
         InferenceError
-            If the tomogram is complex, its axes do not run along z, y and x, or its values have
-            no spread.
+            If the tomogram is complex, its axes do not run along z, y and x, its voxels are of
+            quite another size, or its values have no spread.
         """
         if not volume.is_orthogonal:
             raise InferenceError(
@@ -138,6 +139,12 @@ class NetworkView:
             raise InferenceError(f"Tomogram {volume.name!r} has complex values.")
         level = volume.level_for(voxel_size)
         spacing = voxel_size / level.voxel_size if volume.calibrated else np.ones(3)
+        if not (spacing.max() < _FARTHEST and spacing.min() > 1 / _FARTHEST):
+            sizes = " × ".join(f"{size:g}" for size in level.voxel_size)
+            raise InferenceError(
+                f"Tomogram {volume.name!r} has voxels of {sizes} Å, which is far from the "
+                f"{voxel_size:g} Å of the model. Set their true size."
+            )
         spacing = np.where(np.abs(spacing - 1) < _SAME_SIZE, 1.0, spacing)
         centre, width, clip = Normalisation.of(level, scheme)
         width = -width if inverted else width
@@ -184,9 +191,9 @@ class NetworkView:
             _Axis.of(a, b, n, s)
             for a, b, n, s in zip(start, stop, self.values.shape, self.spacing, strict=True)
         ]
-        box: NDArray[np.float32] = np.asarray(
-            self.values[tuple(slice(axis.low, axis.high) for axis in axes)]
-        ).astype(np.float32)
+        stored = np.asarray(self.values[tuple(slice(axis.low, axis.high) for axis in axes)])
+        with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
+            box: NDArray[np.float32] = stored.astype(np.float32)
         centre, width, clip = self.normalisation
         np.subtract(box, np.float32(centre), out=box)
         np.divide(box, np.float32(width), out=box)
