@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-_LONGEST = 300  # characters of a reason, which may quote a damaged file or another library
+# Characters of a reason and of a message, which may quote a damaged file or another library.
+_LONGEST, _LONGEST_OF_ALL = 300, 1000
 
 
 class Vox3dError(Exception):
@@ -13,8 +14,12 @@ class Vox3dError(Exception):
     """
 
     def __str__(self) -> str:
-        text = " ".join(super().__str__().split())
+        text = _shortened(" ".join(super().__str__().split()), _LONGEST_OF_ALL)
         return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
+def _shortened(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most // 2]} … {text[-most // 2 :]}"
 
 
 class FormatError(Vox3dError):
@@ -35,8 +40,7 @@ class FormatError(Vox3dError):
 
     def __init__(self, path: object, reason: str, *, where: str = "", hint: str = "") -> None:
         self.path, self.reason, self.where, self.hint = str(path), reason, where, hint
-        if len(reason) > _LONGEST:
-            reason = f"{reason[: _LONGEST // 2]} … {reason[-_LONGEST // 2 :]}"
+        reason = _shortened(reason, _LONGEST)
         place = f"{path}, {where}" if where else f"{path}"
         super().__init__(f"{place}: {reason}." + (f" {hint}" if hint else ""))
 

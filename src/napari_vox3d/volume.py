@@ -107,7 +107,9 @@ class Volume:
         origin = np.asarray(self.origin, float)
         if step.shape != (3, 3) or origin.shape != (3,):
             raise Vox3dError("A volume needs a (3, 3) step and an origin of three numbers, in Å.")
-        if not (np.isfinite(step).all() and np.isfinite(origin).all() and np.linalg.det(step)):
+        with np.errstate(over="ignore", invalid="ignore"):
+            finite = np.isfinite([np.linalg.det(step), *np.linalg.norm(step, axis=1), *origin])
+        if not (finite.all() and np.linalg.det(step)):
             raise Vox3dError("The grid vectors of a volume must be finite and independent.")
         object.__setattr__(self, "step", step)
         object.__setattr__(self, "origin", origin)

@@ -30,7 +30,7 @@ from napari_vox3d.formats import (
 )
 
 GIGABYTE = 1 << 30
-LONGEST = 700  # characters that a sentence may have besides the names of files
+LONGEST = 1010  # characters that a sentence may have besides the names of files
 STATUS = Path("/proc/self/status")
 _GENERAL = re.compile(r"cannot be understood")
 

@@ -285,7 +285,7 @@ def _settings(path: Path, kind: str) -> dict[str, Any]:
 
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise Vox3dError(f"{path}: cannot be read ({what_went_wrong(error)}).") from None
     if isinstance(content, dict) and "jobqueue" in content:
         content = content["jobqueue"]

@@ -125,6 +125,8 @@ def _check(atoms: Atoms) -> None:
     """Raise Vox3dError unless `atoms` is a crystal of known elements."""
     if len(atoms) == 0:
         raise Vox3dError("There are no atoms to superpose.")
+    if not np.isfinite(atoms.positions).all():
+        raise Vox3dError("Some atoms have positions that are no finite numbers.")
     if abs(atoms.cell.volume) < _FLAT:
         raise Vox3dError(
             f"{atoms.get_chemical_formula()} has no cell: a superposed density needs three "

@@ -39,6 +39,7 @@ _TAG, _ALIGNED, _AVERAGED, _SCORE, _TOMOGRAM, _CLASS, _PIXEL_SIZE = 0, 1, 2, 9, 
 _SHIFTS, _ANGLES, _POSITION = slice(3, 6), slice(6, 9), slice(23, 26)
 _COLUMNS = 42  # of a table that `dynamo_table_blank` makes
 _UNSET = 1.0  # Å, the pixel size of tables to which nobody told it
+_LARGEST = 2**31  # number of a class or a tomogram
 _FIRST = 1  # MATLAB's index of the first voxel
 # Dynamo's own name of the map that it lays into a folder of particles.
 _MAP_OF_FOLDER = "indices_column20.doc"
@@ -202,7 +203,8 @@ def _read_table(path: Path) -> NDArray[np.float64]:
     except ValueError:
         raise FormatError(path, "is not a Dynamo table (not all of it is numbers)") from None
     needed = [_TOMOGRAM, _CLASS, *range(_POSITION.start, _POSITION.stop), *range(3, 9)]
-    if not np.isfinite(table[:, needed]).all():
+    numbered = np.abs(table[:, [_TOMOGRAM, _CLASS]])
+    if not np.isfinite(table[:, needed]).all() or (numbered > _LARGEST).any():
         raise FormatError(path, "lacks values of positions, angles, tomograms or classes")
     return table
 

@@ -50,7 +50,7 @@ def read(path: str | Path, volume: Volume | None = None) -> Picks:
         rows.append(row)
     voxel_size = voxel_size_for_reading(path, volume)
     table = np.array(rows, float).reshape(len(rows), -1 if rows else 3)
-    labels = table[:, 0].astype(int).astype(str) if table.shape[1] == 5 else UNNAMED_CLASS
+    labels = [f"{n:.0f}" for n in table[:, 0]] if table.shape[1] == 5 else UNNAMED_CLASS
     positions = (table[:, :-4:-1] - CENTRE) * voxel_size
     return Picks(positions, np.array(labels, str), **frame_of(volume))
 

@@ -96,6 +96,8 @@ def _metadata(path: Path) -> dict[str, Any]:
         for mark in _MARKS:
             if (path / mark).is_file():
                 about = parse_json(path / mark, (path / mark).read_bytes())
+                if not isinstance(about, dict):
+                    raise TypeError(f"{mark} holds {type(about).__name__}")
                 found |= {"attributes": about} if mark == ".zattrs" else about
     except (ValueError, TypeError) as error:
         raise FormatError(path, f"has damaged metadata ({error})") from error
@@ -105,7 +107,11 @@ def _metadata(path: Path) -> dict[str, Any]:
 def _attributes(path: Path) -> dict[str, Any]:
     """What its program wrote about a group or array; in 0.5 all of OME is under one key."""
     found = _metadata(path).get("attributes", {})
-    return found.get("ome", found)
+    if isinstance(found, dict):
+        found = found.get("ome", found)
+    if not isinstance(found, dict):
+        raise FormatError(path, "has damaged metadata (its attributes are no object)")
+    return found
 
 
 def _images(path: Path, attributes: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -12,6 +12,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_vox3d.errors import FormatError, Vox3dError
 
 
@@ -56,7 +58,8 @@ def clear_errors(path: Path) -> Iterator[None]:
     the error that it led to.
     """
     try:
-        yield
+        with np.errstate(all="ignore"):  # what becomes infinite is found and refused
+            yield
     except (FormatError, Warning):
         raise
     except Vox3dError as error:  # of something that knows no file

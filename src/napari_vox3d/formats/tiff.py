@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from xml.etree import ElementTree
 
 import numpy as np
@@ -147,6 +147,8 @@ def _opened(path: Path) -> Iterator[TiffFile]:
     """Open file; what tifffile raises on damaged ones becomes a `FormatError`."""
     import tifffile
 
+    if _goes_in_a_circle(path):
+        raise FormatError(path, "is a damaged TIFF whose pages follow each other without end")
     try:
         with tifffile.TiffFile(path) as file:
             if _ELSEWHERE.search(file.ome_metadata or ""):
@@ -159,9 +161,31 @@ def _opened(path: Path) -> Iterator[TiffFile]:
         raise FormatError(path, f"is not a TIFF that can be read ({what})") from error
 
 
+def _goes_in_a_circle(path: Path) -> bool:
+    """True if a page is followed by an earlier one, which tifffile would go along for hours."""
+    with path.open("rb") as file:
+        head = file.read(16)
+        order: Literal["little", "big"] = "little" if head[:2] == b"II" else "big"
+
+        def number(at: int, size: int) -> int:
+            file.seek(at)
+            return int.from_bytes(file.read(size), order)
+
+        big = number(2, 2) == 43
+        counter, entry, pointer = (8, 20, 8) if big else (2, 12, 4)
+        page, seen = number(8 if big else 4, pointer), set()
+        while page and page not in seen:
+            seen.add(page)
+            following = page + counter + entry * number(page, counter)
+            page = number(following, pointer) if following < 1 << 62 else 0
+        return page in seen
+
+
 def _axes(path: Path, series: TiffPageSeries) -> list[str]:
     """Names of the axes in lower case, z among them."""
     axes, shape = series.axes.lower(), series.shape
+    if not all(shape):
+        raise FormatError(path, f"claims an impossible size, {' × '.join(map(str, shape))}")
     if "s" in axes and shape[axes.index("s")] > 1:
         raise FormatError(path, "is a colour image", hint="Give one with one value a voxel.")
     stacked = [n for n, (name, count) in enumerate(zip(axes, shape, strict=True))

@@ -348,6 +348,8 @@ def _by_network(
     place = choose_device(device)
     dtype = choose_precision("float32" if precision == "auto" else precision, place)
     shape = _network_shape(grid, needs.spacing) if tables is None else elfnet_shape(grid.lattice)
+    if max(shape) < 2:  # its normalisation compares points
+        raise InferenceError("The network needs a grid of more than one point; give a finer one.")
     superposing = part_of(report, 0, _SUPERPOSED)
     density, said = _density(given, grid, card, shape, tables, superposing)
     network = model.network(place)

@@ -25,6 +25,7 @@ Shape = tuple[int, int, int]
 SAD = "superposed atomic density"
 DENSITY = "electron density"
 _DENSITY_SPACING = 0.08  # Å: derivatives of hard atoms need this; coarser grids ring
+_MOST_DENSE = 1e12  # e/Å³: far beyond any nucleus, and its squares still are float32
 _COUNT = 0.01  # by which the number of electrons may differ from that of the atoms
 
 
@@ -96,9 +97,17 @@ def electron_density(given: Volume | Atoms, model: str) -> Volume:
     Raises
     ------
     InferenceError
-        If it is no electron density in e/Å³.
+        If it is no electron density in e/Å³, or its values are no densities.
     """
     if isinstance(given, Volume) and given.quantity == DENSITY and given.unit == "e/Å³":
+        values = np.asarray(given.values)
+        wrong = int(np.count_nonzero(~(np.abs(values) < _MOST_DENSE)))
+        if wrong or np.iscomplexobj(values):
+            what = f"{wrong} values that are NaN or far too large" if wrong else "complex values"
+            raise InferenceError(
+                f"{given.name or 'The electron density'} holds {what}; predict from the structure, "
+                "or mend the file."
+            )
         return given
     what = f"a volume of {given.quantity}" if isinstance(given, Volume) else "a structure alone"
     raise InferenceError(

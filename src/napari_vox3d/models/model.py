@@ -78,7 +78,7 @@ class Model:
                 try:
                     network = _build(self.card.network, self._stored())
                 except ModelError as error:
-                    raise ModelError(f"{self.weights or self.card.name}: {error}") from error
+                    raise ModelError(f"{self.weights or self.card.title}: {error}") from error
                 self._networks[str(device)] = network.eval().requires_grad_(False).to(device)
             return self._networks[str(device)]
 

@@ -49,7 +49,7 @@ def read_settings(path: Path | None) -> dict[str, Any]:
 
     try:
         stored = yaml.safe_load(_read(path))
-    except yaml.YAMLError:
+    except (ValueError, RecursionError, yaml.YAMLError):
         return {}
     return stored if isinstance(stored, dict) else {}
 

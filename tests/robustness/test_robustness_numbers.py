@@ -1,0 +1,222 @@
+"""Volumes of odd numbers and shapes: each gives a right result, or one sentence."""
+
+import sys
+import warnings
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from samples import MOLECULE
+
+import napari_vox3d as vox
+from napari_vox3d import Volume
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats import read_volumes, write_volume
+from napari_vox3d.inference.picking import pick_particles
+from napari_vox3d.inference.tiles import Normalisation
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+from elf_models import SILICON, density, model
+from test_inference_picking import make_model
+
+SHAPE = (16, 20, 24)
+NOISE = np.random.default_rng(0).normal(size=SHAPE).astype("f4")
+
+
+def with_one(value, dtype="f4"):
+    values = NOISE.astype(dtype)
+    values[3, 4, 5] = value
+    return values
+
+
+def whole_range(dtype):
+    limits = np.iinfo(dtype)
+    values = np.random.default_rng(0).integers(limits.min, limits.max, SHAPE, dtype, endpoint=True)
+    values[0, 0, :2] = limits.min, limits.max
+    return values
+
+
+ODD = {
+    "nan": np.full(SHAPE, np.nan, "f4"),
+    "one nan": with_one(np.nan),
+    "one infinite": with_one(np.inf),
+    "largest float32": with_one(3.4e38),
+    "infinite": np.full(SHAPE, -np.inf, "f4"),
+    "zeros": np.zeros(SHAPE, "f4"),
+    "beyond float32": with_one(1e308, "f8"),
+    **{dtype: whole_range(dtype) for dtype in ("i1", "u1", "i2", "u2")},
+    "two levels": np.where(NOISE > 0, 32767, -32768).astype("i2"),
+    "bool": NOISE > 0,
+    "integers of 64 bits": whole_range("i8"),
+    "complex": NOISE.astype("c8"),
+    "one voxel": np.ones((1, 1, 1), "f4"),
+    "plane": NOISE[:1],
+    "line": NOISE[:1, :1],
+    "no voxels": np.zeros((0, 4, 4), "f4"),
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_warnings_of_numpy():
+    """Arithmetic that goes wrong unseen fails the test; words to the user do not."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.simplefilter("error", RuntimeWarning)
+        yield
+
+
+@pytest.fixture(scope="module")
+def picker():
+    return make_model()
+
+
+def sentence_or(function, *arguments, **options):
+    """Result of a function, or None if it refuses with a sentence."""
+    try:
+        return function(*arguments, **options)
+    except Vox3dError:
+        return None
+
+
+def kept(path, volume):
+    write_volume(path, volume)
+    return read_volumes(path)[0]
+
+
+@pytest.mark.parametrize("name", ["a.mrc", "a.mrc.gz", "a.tif", "a.ome.tif", "a.xsf", "a.cube"])
+@pytest.mark.parametrize("kind", ODD)
+def test_what_is_written_is_read_again_or_refused(tmp_path, kind, name):
+    volume = Volume(ODD[kind], 10.0)
+    found = sentence_or(kept, tmp_path / name, volume)
+    if found is None:
+        return
+    assert found.shape == volume.shape
+    expected = ODD[kind]
+    if name == "a.xsf":
+        expected = np.where(np.isfinite(expected), expected, np.nan)
+    tolerance = 1e-6 if name.endswith((".xsf", ".cube")) or expected.dtype.itemsize > 4 else 0
+    np.testing.assert_allclose(np.asarray(found.values), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", ["CHGCAR", "ELFCAR", "x.xsf"])
+@pytest.mark.parametrize("kind", ODD)
+def test_crystals_are_written_and_read_again_or_refused(tmp_path, kind, name):
+    if kind == "no voxels":
+        return
+    what = {"CHGCAR": ("electron density", "e/Å³")}.get(name, ("elf", ""))
+    volume = Volume.on_lattice(ODD[kind], MOLECULE.cell.array, quantity=what[0], unit=what[1],
+                               atoms=MOLECULE)  # fmt: skip
+    found = sentence_or(kept, tmp_path / name, volume)
+    if found is None:
+        return
+    values = ODD[kind].astype(float)
+    digits = {"rtol": 1e-4 if name == "ELFCAR" else 1e-9, "atol": 1e-12}
+    np.testing.assert_allclose(found.values, values, **digits)
+
+
+def test_statistics_in_a_header_hold_for_the_extremes(tmp_path):
+    import mrcfile
+
+    for dtype in ("i1", "i2", "u2"):
+        write_volume(tmp_path / "a.mrc", Volume(ODD[dtype], 10))
+        with mrcfile.open(tmp_path / "a.mrc") as file:
+            limits = np.iinfo(dtype)
+            assert (file.header.dmin, file.header.dmax) == (limits.min, limits.max)
+            assert file.header.rms == pytest.approx(ODD[dtype].astype(float).std(), rel=1e-5)
+    write_volume(tmp_path / "a.mrc", Volume(ODD["one infinite"], 10))
+    with mrcfile.open(tmp_path / "a.mrc") as file:  # not determined, as MRC 2014 says it
+        assert file.header.dmax < file.header.dmin
+        assert file.header.rms < 0
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_particles_are_found_or_the_volume_is_refused(picker, kind):
+    picks = sentence_or(pick_particles, Volume(ODD[kind], 10.0), picker, device="cpu")
+    if picks is None:
+        return
+    assert np.isfinite(picks.positions).all()
+    assert np.isfinite(picks.scores).all()
+    assert ((picks.indices > -0.51) & (picks.indices < np.array(ODD[kind].shape) - 0.49)).all()
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i2", "u2"])
+@pytest.mark.parametrize("scheme", ["robust", "zscore"])
+def test_integers_do_not_overflow_when_they_are_measured(dtype, scheme):
+    exact = Normalisation.of(Volume(ODD[dtype].astype("f8"), 10), scheme)
+    assert Normalisation.of(Volume(ODD[dtype], 10), scheme) == pytest.approx(exact)
+    assert exact.width > 0
+
+
+def test_one_broken_voxel_changes_nothing_far_away(picker):
+    broken = pick_particles(Volume(with_one(np.inf), 10.0), picker, device="cpu")
+    mended = pick_particles(Volume(with_one(np.median(NOISE)), 10.0), picker, device="cpu")
+    np.testing.assert_allclose(broken.positions, mended.positions, atol=0.5)
+
+
+@pytest.mark.parametrize("size", [1e-6, 0.01, 1e6, 1e12])
+def test_voxels_of_impossible_size_are_refused_before_memory_is_taken(picker, size):
+    with pytest.raises(Vox3dError, match="far from the 10 Å of the model"):
+        pick_particles(Volume(NOISE, size), picker, device="cpu")
+
+
+def test_a_mirrored_tomogram_is_refused_and_an_unmeasured_one_is_not(picker):
+    with pytest.raises(Vox3dError, match="mirrored"):
+        pick_particles(Volume(NOISE, np.diag([10.0, -10.0, 10.0])), picker)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        unknown = pick_particles(Volume(NOISE, 1.0, calibrated=False), picker, device="cpu")
+    assert caught
+    known = pick_particles(Volume(NOISE, 10.0), picker, device="cpu")
+    np.testing.assert_allclose(unknown.indices, known.indices)
+
+
+DENSITIES = {
+    "nan": (lambda values: np.full_like(values, np.nan), None),
+    "one nan": (lambda values: np.where(values == values.max(), np.nan, values), None),
+    "infinite": (lambda values: np.where(values == values.max(), np.inf, values), None),
+    "too large": (lambda values: values * 1e300, None),
+    "complex": (lambda values: values.astype(complex), None),
+    "zeros": (np.zeros_like, True),
+    "constant": (lambda values: np.full_like(values, 0.1), True),
+    "negative": (np.negative, True),
+    "integers": (lambda values: (100 * values).astype("u2"), True),
+}
+
+
+@pytest.mark.parametrize("kind", DENSITIES)
+def test_an_elf_is_predicted_from_a_density_or_it_is_refused(kind):
+    change, predicted = DENSITIES[kind]
+    one = density(shape=(8, 8, 8))
+    one = replace(one, values=change(np.asarray(one.values)))
+    known = model(source="electron density")
+    elf = sentence_or(vox.predict_elf, one, known, device="cpu")
+    assert (elf is not None) == bool(predicted)
+    if elf is not None:
+        assert np.isfinite(elf.values).all()
+        assert 0 <= np.min(elf.values) <= np.max(elf.values) <= 1
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 1, 8), (1, 8, 8), (2, 2, 2)])
+def test_grids_of_single_points(shape):
+    elf = sentence_or(vox.predict_elf, SILICON, model(), shape=shape, device="cpu")
+    assert (elf is None) == (shape == (1, 1, 1))
+    assert elf is None or (elf.shape == shape and np.isfinite(elf.values).all())
+
+
+def test_the_hand_of_a_cell_does_not_matter():
+    left = SILICON.copy()
+    left.set_cell(left.cell.array[[1, 0, 2]])
+    assert np.linalg.det(left.cell.array) * np.linalg.det(SILICON.cell.array) < 0
+    one, other = (
+        np.asarray(vox.predict_elf(atoms, model(), shape=(8, 8, 8), device="cpu").values)
+        for atoms in (SILICON, left)
+    )
+    np.testing.assert_allclose(other, one.transpose(0, 2, 1), atol=1e-5)
+
+
+def test_atoms_that_are_nowhere_are_refused():
+    lost = SILICON.copy()
+    lost.positions[0] = np.nan
+    with pytest.raises(Vox3dError, match="no finite numbers"):
+        vox.predict_elf(lost, model(), device="cpu")
