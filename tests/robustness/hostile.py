@@ -75,12 +75,10 @@ def structure_of_a_quadrillion_atoms(folder, name):
     return name
 
 
-@hostile("CHGCAR.gz", "x.cube.gz", "x.xsf.gz", "x.cif.gz", "vaspwave.h5.gz")
+@hostile("CHGCAR.gz", "x.cif.gz", "vaspwave.h5.gz")
 def two_gigabytes_in_two_megabytes(folder, name):
     beginning = {
         "CHGCAR.gz": CHGCAR.encode() + b"1 1 2\n 1 2\n",
-        "x.cube.gz": b"a\nb\n0 0 0 0\n2 1 0 0\n2 0 1 0\n2 0 0 1\n" + b"1 " * 8,
-        "x.xsf.gz": b"MOLECULE\nATOMS\n 1 0 0 0\nBEGIN_BLOCK_DATAGRID_3D\n",
         "x.cif.gz": b"data_x\n",
         "vaspwave.h5.gz": b"\x89HDF\r\n\x1a\n",
     }[name]

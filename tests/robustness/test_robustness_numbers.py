@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from samples import MOLECULE
 
 import napari_vox3d as vox
@@ -15,10 +16,11 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import read_volumes, write_volume
 from napari_vox3d.inference.picking import pick_particles
 from napari_vox3d.inference.tiles import Normalisation
+from napari_vox3d.models import Model, ModelCard, NetworkSpec, ParticleClass, PickingInput
+from napari_vox3d.networks import build
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from elf_models import SILICON, density, model
-from test_inference_picking import make_model
 
 SHAPE = (16, 20, 24)
 NOISE = np.random.default_rng(0).normal(size=SHAPE).astype("f4")
@@ -68,7 +70,20 @@ def _no_warnings_of_numpy():
 
 @pytest.fixture(scope="module")
 def picker():
-    return make_model()
+    """A small random network of three outputs, whose every peak counts."""
+    torch.manual_seed(0)
+    arguments = {"backbone": "UNet", "channels": 4, "levels": 2, "blocks": ["C3"], "num_classes": 3}
+    card = make_card(NetworkSpec(name="DensePicker", arguments=arguments))
+    return Model(card, build("DensePicker", **arguments).state_dict())
+
+
+def make_card(network):
+    kinds = [ParticleClass(name=name, radius=60, colour="#000000", threshold=0.0) for name in "ab"]
+    return ModelCard(
+        name="random", title="Random", task="picking", network=network, classes=kinds,
+        input=PickingInput(voxel_size=10, normalisation="robust"), background=0,
+        training="None.", licence="BSD-3-Clause", version="1",
+    )  # fmt: skip
 
 
 def sentence_or(function, *arguments, **options):
