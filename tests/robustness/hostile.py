@@ -75,19 +75,13 @@ def structure_of_a_quadrillion_atoms(folder, name):
     return name
 
 
-@hostile("CHGCAR.gz", "x.cif.gz", "vaspwave.h5.gz")
+@hostile("CHGCAR.gz", "x.cif.gz")
 def two_gigabytes_in_two_megabytes(folder, name):
     beginning = {
         "CHGCAR.gz": CHGCAR.encode() + b"1 1 2\n 1 2\n",
         "x.cif.gz": b"data_x\n",
-        "vaspwave.h5.gz": b"\x89HDF\r\n\x1a\n",
     }[name]
     return bomb(folder / name, beginning)
-
-
-@hostile()
-def numbers_without_an_end_of_line(folder):
-    return bomb(folder / "CHGCAR.gz", CHGCAR.encode() + b"100 100 100\n", b"1 ")
 
 
 @hostile("1000000 1 0 0", "2 1 0 0")
