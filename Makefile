@@ -10,7 +10,7 @@ demo: $(VENV)/ready
 	scripts/with_display $(BIN)/python scripts/demo.py
 
 test: lint
-	scripts/with_virtual_display $(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 scripts/with_virtual_display $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

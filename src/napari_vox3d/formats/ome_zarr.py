@@ -233,7 +233,7 @@ class _Chunked:
     def __init__(self, path: Path, array: zarr.Array[Any]) -> None:
         self._path, self._array = path, array
         self.shape, self.ndim, self.dtype = array.shape, array.ndim, array.dtype
-        self.chunks = array.chunks
+        self.size, self.chunks = array.size, array.chunks
 
     def __getitem__(self, part: Any) -> NDArray[Any]:
         try:
