@@ -9,8 +9,14 @@ from contextlib import contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from secrets import token_hex
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from napari_vox3d.errors import FormatError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 
 @contextmanager
@@ -53,6 +59,22 @@ def write_csv(path: str | Path, rows: Iterable[Iterable[object]]) -> None:
     """
     with write_aside(path) as aside, aside.open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(rows)
+
+
+def as_stored(path: str | Path, values: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    """Values in the type that a file holds.
+
+    Raises
+    ------
+    FormatError
+        If one is beyond what a float of that type can be.
+    """
+    with np.errstate(over="raise"):
+        try:
+            return np.ascontiguousarray(values, dtype)
+        except FloatingPointError:
+            reason = f"holds values that are too large for {dtype.name}"
+            raise FormatError(path, reason) from None
 
 
 def remove_leftovers(path: str | Path) -> None:

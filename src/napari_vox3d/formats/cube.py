@@ -11,7 +11,7 @@ import math
 import re
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -38,6 +38,7 @@ PATTERNS = [
 
 _DENSITIES = ("superposed atomic density", "spin density", "electron density")
 _NOT_PERIODIC = "not periodic"
+_LONGEST_LINE = 1 << 20  # bytes
 _LINE = 480  # characters of a comment that other programs have room for
 _OTHER_DENSITIES = re.compile(r"energy|kinetic|current|gradient|laplacian|states|matrix")
 
@@ -127,13 +128,12 @@ def read_structure(path: str | Path) -> Atoms:
         If the file does not begin as a cube file does.
     """
     path = Path(path)
-    with open_bytes(path) as file:
-        lines = io.BytesIO(file.read())
-    comment = _line(lines) + _line(lines)
-    try:
-        return _read_head(lines, castep="castep2cube" in comment).atoms
-    except (ValueError, IndexError, KeyError) as error:
-        raise FormatError(path, f"is not a complete cube file ({error})") from error
+    with open_bytes(path) as lines:
+        comment = _line(lines) + _line(lines)
+        try:
+            return _read_head(lines, castep="castep2cube" in comment).atoms
+        except (ValueError, IndexError, KeyError) as error:
+            raise FormatError(path, f"is not a complete cube file ({error})") from error
 
 
 class _Head(NamedTuple):
@@ -148,7 +148,7 @@ class _Head(NamedTuple):
     repeated: tuple[slice, ...]  # the part of the grid that does not repeat its beginning
 
 
-def _read_head(lines: io.BytesIO, castep: bool) -> _Head:
+def _read_head(lines: IO[bytes], castep: bool) -> _Head:
     """Read up to the values, in bohr, or in Å where the number of points is negative."""
     from ase import Atoms
     from ase.data import chemical_symbols
@@ -164,9 +164,11 @@ def _read_head(lines: io.BytesIO, castep: bool) -> _Head:
     steps = np.array([row[1:4] for row in rows], float) * unit
     # castep2cube repeats the first plane of each direction at its end.
     repeated = (slice(0, -1 if castep else None),) * 3
-    if abs(int(count)) > len(lines.getbuffer()):
-        raise ValueError(f"the file ends before its {abs(int(count))} atoms")
-    atoms = [_line(lines).split() for _ in range(abs(int(count)))]
+    atoms: list[list[str]] = []
+    while len(atoms) < abs(int(count)):
+        if not (line := _line(lines)):
+            raise ValueError(f"the file ends before its {abs(int(count))} atoms")
+        atoms.append(line.split())
     numbers = [int(atom[0]) for atom in atoms]
     if any(not 0 <= number < len(chemical_symbols) for number in numbers):
         raise ValueError("an element that there is not")
@@ -186,7 +188,7 @@ def _read_head(lines: io.BytesIO, castep: bool) -> _Head:
     )
 
 
-def _read_labels(lines: io.BytesIO, expected: bool) -> list[str]:
+def _read_labels(lines: IO[bytes], expected: bool) -> list[str]:
     """Numbers of the orbitals, after their count; a negative count of atoms announces them.
 
     Molden writes them unannounced. Then they are known by being whole numbers before others.
@@ -207,8 +209,8 @@ def _read_labels(lines: io.BytesIO, expected: bool) -> list[str]:
     return words[1:]
 
 
-def _line(lines: io.BytesIO) -> str:
-    return lines.readline().decode("utf-8", "replace")
+def _line(lines: IO[bytes]) -> str:
+    return lines.readline(_LONGEST_LINE).decode("utf-8", "replace")
 
 
 def _quantity(comment: str) -> str:

@@ -18,7 +18,7 @@ from mrcfile.dtypes import HEADER_DTYPE
 from numpy.typing import NDArray
 
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.aside import as_stored, write_aside
 from napari_vox3d.formats.compression import (
     COMPRESSED_SUFFIXES,
     create_bytes,
@@ -371,11 +371,7 @@ def _contiguous(path: Path, slab: NDArray[Any], dtype: np.dtype[Any]) -> NDArray
             f"holds integers beyond ±{_LARGEST_INTEGER}, which MRC cannot keep apart",
             hint="Number the labels anew, or convert them to float32.",
         )
-    with np.errstate(over="raise"):
-        try:
-            return np.ascontiguousarray(slab, dtype)
-        except FloatingPointError:
-            raise FormatError(path, "holds values that are too large for float32") from None
+    return as_stored(path, slab, dtype)
 
 
 class _Statistics:

@@ -18,7 +18,7 @@ from xml.etree import ElementTree
 import numpy as np
 
 from napari_vox3d.errors import FormatError
-from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.aside import as_stored, write_aside
 from napari_vox3d.formats.axes import angstroms, volumes_of, warn_of_unknown_size
 from napari_vox3d.volume import Volume
 
@@ -134,7 +134,7 @@ def write(path: str | Path, volume: Volume) -> None:
         dtype = np.dtype(np.float32)
     if not ome and dtype.itemsize * np.prod(volume.shape) > _IMAGEJ_BYTES:
         raise FormatError(path, "ImageJ's TIFF ends at 4 GB", hint="Write it as .ome.tif or .mrc.")
-    planes = (_as_type(path, np.asarray(plane), dtype) for plane in _planes(volume))
+    planes = (as_stored(path, plane, dtype) for plane in _planes(volume))
     form = _ome_form(volume) if ome else _imagej_form(volume)
     with write_aside(path) as aside:
         tifffile.imwrite(
@@ -265,14 +265,6 @@ def _planes(volume: Volume) -> Iterator[Any]:
     """Planes along z, each read once where the array has chunks of several."""
     for slab in volume.slabs():
         yield from np.asarray(volume.values[slab])
-
-
-def _as_type(path: Path, plane: NDArray[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    with np.errstate(over="raise"):
-        try:
-            return plane.astype(dtype)
-        except FloatingPointError:
-            raise FormatError(path, "holds values that are too large for float32") from None
 
 
 def _imagej_form(volume: Volume) -> dict[str, Any]:
