@@ -8,6 +8,8 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from napari_vox3d.errors import FormatError
 
 _ANGSTROMS = {
@@ -45,8 +47,8 @@ def volumes_of(path: Path, values: Any, axes: Sequence[str]) -> Iterator[tuple[s
     path
         File, for errors.
     values
-        Array: numpy, memory-mapped, dask or zarr. Only an array of just z, y, x may be of zarr
-        or in memory and stay what it is; others become dask arrays, and nothing is read.
+        Array: numpy, memory-mapped, dask or zarr. Nothing is read; zarr of more axes than
+        z, y, x becomes a dask array.
     axes
         Name of each axis; ``z``, ``y`` and ``x`` must be among them.
 
@@ -67,9 +69,11 @@ def volumes_of(path: Path, values: Any, axes: Sequence[str]) -> Iterator[tuple[s
     if list(axes) == ["z", "y", "x"]:
         yield "", values
         return
-    import dask.array
+    lazy = values
+    if not isinstance(values, np.ndarray):  # which dask would copy
+        import dask.array
 
-    lazy = dask.array.asarray(values)
+        lazy = dask.array.asarray(values)
     others = [n for n, name in enumerate(axes) if name not in "zyx"]
     lazy = lazy.transpose([*others, *(axes.index(name) for name in "zyx")])
     for place in product(*(range(n) for n in lazy.shape[:-3])):

@@ -26,6 +26,7 @@ from napari_vox3d.formats.compression import (
     open_bytes,
     plain_name,
 )
+from napari_vox3d.formats.mapped import guarded
 from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
@@ -97,7 +98,7 @@ def read(path: str | Path) -> list[Volume]:
     members = _members(path, header, stored)
     return [
         Volume(
-            values.transpose(axes),
+            guarded(values.transpose(axes)),
             step,
             origin,
             calibrated=calibrated,

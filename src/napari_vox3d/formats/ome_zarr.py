@@ -236,6 +236,8 @@ class _Chunked:
         self.size, self.chunks = array.size, array.chunks
 
     def __getitem__(self, part: Any) -> NDArray[Any]:
+        if not self._path.exists():  # zarr takes chunks that are missing for empty ones
+            raise FormatError(self._path, "was removed while it was open")
         try:
             return np.asarray(self._array[part])
         except Exception as error:  # codecs raise whatever goes wrong in them

@@ -20,6 +20,7 @@ import numpy as np
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import as_stored, write_aside
 from napari_vox3d.formats.axes import angstroms, volumes_of, warn_of_unknown_size
+from napari_vox3d.formats.mapped import guarded
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def read(path: str | Path) -> list[Volume]:
     name = path.name.split(".")[0]
     return [
         Volume(
-            part,
+            guarded(part),
             np.ones(3) if size is None else size,
             calibrated=size is not None,
             name=f"{name} {place}".strip(),
@@ -147,9 +148,9 @@ def _opened(path: Path) -> Iterator[TiffFile]:
     """Open file; what tifffile raises on damaged ones becomes a `FormatError`."""
     import tifffile
 
-    if _goes_in_a_circle(path):
-        raise FormatError(path, "is a damaged TIFF whose pages follow each other without end")
     try:
+        if _goes_in_a_circle(path):
+            raise FormatError(path, "is a damaged TIFF whose pages follow each other without end")
         with tifffile.TiffFile(path) as file:
             if _ELSEWHERE.search(file.ome_metadata or ""):
                 raise FormatError(path, "names planes in another folder")
