@@ -11,7 +11,8 @@ from napari_vox3d.networks.pickers import DensePicker
 from napari_vox3d.training import picking
 from napari_vox3d.training.evaluation import evaluate_picks
 from napari_vox3d.training.picker_forms import RANK, DenseForm, WindowForm, form_of
-from napari_vox3d.training.picking import best_threshold, train_picker
+from napari_vox3d.training.picking import train_picker
+from napari_vox3d.training.thresholds import best_threshold
 
 
 @pytest.fixture(autouse=True)

@@ -33,6 +33,7 @@ from napari_vox3d.models import MetricTable, Model, ModelCard, ParticleClass
 from napari_vox3d.networks.catalogue import find_architecture
 from napari_vox3d.training import picking
 from napari_vox3d.training.simulation import Template, simulate_tomogram
+from napari_vox3d.training.thresholds import best_threshold
 
 CLASSES = {
     "6pxm": ParticleClass(name="apo-ferritin", radius=60, colour="#e69f00"),
@@ -124,7 +125,7 @@ def measure(
     true = [picks for _, picks in held_out]
     maps = {name: score(volume) for name, (volume, _) in tests.items()}
     for beta in (1.0, 4.0):
-        chosen = {k.name: picking.best_threshold(found, true, k, beta) for k in kinds}
+        chosen = {k.name: best_threshold(found, true, k, beta) for k in kinds}
         picks = {name: vox.find_particles(m, threshold=chosen) for name, m in maps.items()}
         truth = {name: picks for name, (_, picks) in tests.items()}
         for name in (*tests, "all"):

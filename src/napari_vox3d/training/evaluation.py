@@ -299,7 +299,7 @@ def threshold_curve(
         return None
     # A particle is matched as long as the best pick within its reach is there.
     best = [
-        _best_scores(found, true, _radius(name, true, radius)) for found, true in pairs if len(true)
+        best_scores(found, true, _radius(name, true, radius)) for found, true in pairs if len(true)
     ]
     reached = np.sort(np.concatenate([np.zeros(0), *best]))
     true_count = sum(len(true) for _, true in pairs)
@@ -369,7 +369,7 @@ def _matched(picks: Picks, truth: Picks, radius: float | Mapping[str, float] | N
     return int(match_picks(picks, truth, radius=radius).hit.sum())
 
 
-def _best_scores(picks: Picks, truth: Picks, radius: float) -> NDArray[np.float64]:
+def best_scores(picks: Picks, truth: Picks, radius: float) -> NDArray[np.float64]:
     """Highest score within `radius` of each particle that has a pick there."""
     from scipy.spatial import cKDTree
 

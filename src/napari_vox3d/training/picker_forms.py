@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -196,8 +196,19 @@ def new_form(
     return form
 
 
-def form_of(start: Model, kinds: Sequence[ParticleClass]) -> TrainingForm:
+def form_of(
+    start: Model, kinds: Sequence[ParticleClass], alike: Mapping[str, str] | None = None
+) -> TrainingForm:
     """Network with the weights of a model; outputs of classes that it knows start from there.
+
+    Parameters
+    ----------
+    start
+        The model.
+    kinds
+        Classes to learn.
+    alike
+        Class of the model by new class, where a new one starts from the output of a known one.
 
     Raises
     ------
@@ -213,7 +224,8 @@ def form_of(start: Model, kinds: Sequence[ParticleClass]) -> TrainingForm:
         raise ModelError(f"Training cannot start from the network of model {start.card.name!r}.")
     form = _form(spec.name, spec.arguments, len(kinds) + 1)
     rows = {k.name: r for r, k in zip(outputs_of(start.card), start.card.classes, strict=True)}
-    pairs = [(row, rows[kind.name]) for row, kind in enumerate(kinds) if kind.name in rows]
+    wanted = [(alike or {}).get(kind.name, kind.name) for kind in kinds]
+    pairs = [(row, rows[name]) for row, name in enumerate(wanted) if name in rows]
     if start.card.background is not None:
         pairs.append((len(kinds), start.card.background))
     state = known.state_dict()

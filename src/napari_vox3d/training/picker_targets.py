@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -10,15 +10,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
-from napari_vox3d.inference.tiles import NetworkView
+from napari_vox3d.inference.tiles import Box, NetworkView
 from napari_vox3d.models import ParticleClass, PickingInput
 from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 
 _CENTRED = 0.75  # share of crops that hold a given particle
 _JITTER = 24  # voxels that it may lie from the middle of the crop
-_FOREGROUND = 4.0  # weight of particles against background
+FOREGROUND = 4.0  # weight of particles against background
 _GAMMA = 2.0
+_SURELY_EMPTY = 0.9  # share of background in a target
 _WIDTH = 4.0  # voxels: standard deviation of a bell
 _CORE, _SMALLEST_CORE = 0.4, 1.6  # radius of a ball: of the particle's, and least in cells
 _SHELL = 1.5  # radii of a ball within which the background is not asked for
@@ -41,12 +42,36 @@ class Particles(NamedTuple):
     labels: NDArray[np.intp]
     radii: NDArray[np.floating]
 
+    def seen_from(self, start: NDArray[np.integer]) -> Particles:
+        """Give the same with positions counted from the voxel `start`."""
+        return self._replace(positions=self.positions - start)
+
+
+Draw = Callable[[Particles, int, NDArray[np.floating]], NDArray[np.float32]]
+
 
 class Tomogram(NamedTuple):
-    """A tomogram as the network sees it, with its particles in voxels of that view."""
+    """A tomogram as the network sees it, with what is known of it in voxels of that view.
+
+    Parameters
+    ----------
+    view
+        The tomogram.
+    particles
+        To be learnt.
+    doubtful
+        Places that may be particles or not, and are not asked for.
+    traps
+        (N, 3) voxels: places that look like particles and are none.
+    told
+        Voxels (z, y, x) outside which background is not known to be such. None: all is known.
+    """
 
     view: NetworkView
     particles: Particles
+    doubtful: Particles | None = None
+    traps: NDArray[np.floating] = np.zeros((0, 3))
+    told: Box | None = None
 
     @classmethod
     def of(
@@ -54,19 +79,15 @@ class Tomogram(NamedTuple):
     ) -> Tomogram:
         """Take the picks of the classes `kinds`, in a view for the input `taken`."""
         view = NetworkView.of(volume, taken.voxel_size, taken.normalisation)
-        names = [kind.name for kind in kinds]
-        known = picks.select(np.isin(picks.labels, names))
-        labels = np.array([names.index(label) for label in known.labels], dtype=np.intp)
-        radii = np.array([kind.radius for kind in kinds]) / taken.voxel_size
-        positions = view.from_index(known.positions / volume.voxel_size)
-        return cls(view, Particles(positions, labels, radii[labels]))
+        return cls(view, particles_in(view, volume, picks, kinds, taken.voxel_size))
 
     def crop(
         self, rng: np.random.Generator, edge: int, beyond: int
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Values of a random cube, and where it begins.
 
-        Three in four hold a particle, of rare classes as often as of common ones.
+        Three in four hold a particle, of rare classes as often as of common ones; the others a
+        trap, if there are some.
 
         Parameters
         ----------
@@ -79,14 +100,70 @@ class Tomogram(NamedTuple):
         """
         labels = self.particles.labels
         last = np.maximum(self.view.shape, edge - 2 * beyond) - edge + beyond
+        centre = None
         if len(labels) and rng.random() < _CENTRED:
             kind = rng.choice(np.unique(labels))
             centre = self.particles.positions[rng.choice(np.flatnonzero(labels == kind))]
+        elif len(self.traps):
+            centre = self.traps[rng.integers(len(self.traps))]
+        elif self.told is not None:
+            centre = rng.uniform(*np.array([(part.start, part.stop) for part in self.told]).T)
+        if centre is None:
+            start = rng.integers(-beyond, last + 1)
+        else:
             start = np.rint(centre + rng.uniform(-_JITTER, _JITTER, 3) - edge / 2)
             start = np.clip(start, -beyond, last).astype(int)
-        else:
-            start = rng.integers(-beyond, last + 1)
         return self.view.read(start, start + edge), start
+
+    def target(
+        self, draw: Draw, start: NDArray[np.intp], outputs: int, centres: NDArray[np.floating]
+    ) -> NDArray[np.float32]:
+        """What is to be found in the cells of a crop.
+
+        Parameters
+        ----------
+        draw
+            `balls` or `bells`.
+        start
+            (3,) voxel where the crop begins.
+        outputs
+            Classes and, last, the background.
+        centres
+            Of the cells along each axis, in voxels of the crop.
+
+        Returns
+        -------
+        NDArray
+            (outputs, n, n, n) probabilities; all 0 where nothing is asked.
+        """
+        target = draw(self.particles.seen_from(start), outputs, centres)
+        unasked = np.zeros(target.shape[1:], bool)
+        if self.doubtful is not None:
+            unasked |= draw(self.doubtful.seen_from(start), outputs, centres)[-1] < _SURELY_EMPTY
+        for axis, (begin, length) in enumerate(zip(start, self.view.shape, strict=True)):
+            places = centres + begin
+            mirrored = np.abs(places - (length - 1) / 2) > length / 2
+            np.moveaxis(target, axis + 1, 0)[mirrored] = 0  # particles in the mirror are not told
+            if self.told is not None:
+                inside = (places >= self.told[axis].start) & (places < self.told[axis].stop)
+                np.moveaxis(unasked, axis, 0)[~inside] = True
+        target[:, unasked & (target[-1] > _SURELY_EMPTY)] = 0
+        return target
+
+
+def particles_in(
+    view: NetworkView,
+    volume: Volume,
+    picks: Picks,
+    kinds: Sequence[ParticleClass],
+    voxel_size: float,
+) -> Particles:
+    """Picks of the classes `kinds`, in voxels of `voxel_size` Å of a view of their tomogram."""
+    names = [kind.name for kind in kinds]
+    known = picks.select(np.isin(picks.labels, names))
+    labels = np.array([names.index(label) for label in known.labels], dtype=np.intp)
+    radii = np.array([kind.radius for kind in kinds]) / voxel_size
+    return Particles(view.from_index(known.positions / volume.voxel_size), labels, radii[labels])
 
 
 def varied(
@@ -158,7 +235,9 @@ def _within(centres: NDArray[np.floating], position: float, reach: float) -> sli
     return slice(int(first), int(last))
 
 
-def focal_loss(logits: Tensor, target: Tensor, gamma: float = _GAMMA) -> Tensor:
+def focal_loss(
+    logits: Tensor, target: Tensor, gamma: float = _GAMMA, foreground: float = FOREGROUND
+) -> Tensor:
     """Focal cross entropy against soft targets, −q (1 − p)^γ log p summed over classes.
 
     Parameters
@@ -169,12 +248,14 @@ def focal_loss(logits: Tensor, target: Tensor, gamma: float = _GAMMA) -> Tensor:
         Probabilities of the same shape; places where all are 0 do not count.
     gamma
         0 is the plain cross entropy.
+    foreground
+        Weight of particles against background.
 
     Returns
     -------
     Tensor
-        Scalar: mean over places, particles weighing four times the background.
+        Scalar: mean over places.
     """
     log_p = F.log_softmax(logits, dim=1)
     terms = -target * (1 - log_p.exp()) ** gamma * log_p
-    return (_FOREGROUND * terms[:, :-1].sum(1) + terms[:, -1]).mean()
+    return (foreground * terms[:, :-1].sum(1) + terms[:, -1]).mean()

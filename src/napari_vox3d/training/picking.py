@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,24 +14,21 @@ from torch import Tensor
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.device import choose_device
-from napari_vox3d.inference.picking import find_particles, score_particles
 from napari_vox3d.models import Model, ModelCard, ParticleClass, PickingInput, load_model
 from napari_vox3d.networks.catalogue import Size, find_architecture
-from napari_vox3d.picks import Picks
 from napari_vox3d.progress import Progress
-from napari_vox3d.training.evaluation import evaluate_picks
 from napari_vox3d.training.inputs import Example, counted, known_radii, particle_classes
 from napari_vox3d.training.loop import TrainingLoop
 from napari_vox3d.training.picker_forms import TrainingForm, form_of, new_form
-from napari_vox3d.training.picker_targets import Particles, Tomogram, focal_loss, varied
+from napari_vox3d.training.picker_targets import Tomogram, focal_loss, varied
+from napari_vox3d.training.thresholds import Labels, estimate_thresholds
+from napari_vox3d.training.unlabelled import LOOKS, Unlabelled, region_of
 
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
 _FINE_TUNING = 0.15  # of the rate of learning from random weights
 _FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
-_LOWEST = 0.05  # threshold that a class may get
-_PLATEAU = 0.98  # share of the best F
 
 
 def train_picker(
@@ -40,6 +38,7 @@ def train_picker(
     network: str | None = None,
     size: Size = "small",
     classes: Sequence[ParticleClass] | None = None,
+    labels: Labels = "all",
     minutes: float | None = None,
     steps: int | None = None,
     device: str = "auto",
@@ -57,13 +56,16 @@ def train_picker(
     The target is a ball in the middle of each particle, for `CryoET3DCNN` a bell; the loss is the
     focal cross entropy (α 1, γ 2).
 
+    With ``labels="some"`` a few particles of a tomogram are enough. What is not labelled is then
+    not taken for empty: see `napari_vox3d.training.unlabelled`.
+
     With five or more examples every fifth is held out, and the thresholds in the card come from
     those; with fewer they come from the training data and the card says so.
 
     Parameters
     ----------
     examples
-        Tomograms with all their particles of the classes to learn.
+        Tomograms with their particles of the classes to learn.
     base
         Model to start from: name, path or `Model`. None starts from random weights.
     network
@@ -74,6 +76,9 @@ def train_picker(
         ``"small"`` or ``"large"``, of `network`.
     classes
         Classes to learn. Default: the labels in the examples, with the radii of the picks.
+    labels
+        ``"all"``: the examples tell all particles of these classes, other places are empty;
+        ``"some"``: they tell some of them, as clicks do, five or more of each class.
     minutes, steps
         How long to train, whichever ends first; without either 10 minutes. The learning rate
         falls to zero by then.
@@ -117,119 +122,83 @@ def train_picker(
     if not any(np.isin(picks.labels, names).any() for _, picks in examples):
         raise Vox3dError("The examples hold no particles to learn from.")
     taken = _input_like(start)
-    held_out = list(examples[4::5])
-    tomograms = [
-        Tomogram.of(volume, picks, kinds, taken)
-        for n, (volume, picks) in enumerate(examples)
-        if n % 5 != 4
-    ]
+    held_out, shown = list(examples[4::5]), [e for n, e in enumerate(examples) if n % 5 != 4]
     where = choose_device(device)
+    reports = _Reports(progress)
+    beside: Unlabelled | None = None
+    if labels == "some":
+        beside = Unlabelled(shown, kinds, taken, device, reports.wait)
+        tomograms = beside.tomograms
+    else:
+        tomograms = [Tomogram.of(volume, picks, kinds, taken) for volume, picks in shown]
     with _own_randomness(seed):
         if start is None:
             chosen = find_architecture(network or "cryoet3dcnn", "picking")
             form = new_form(chosen.network, chosen.arguments(size), kinds)
         else:
-            form = form_of(start, kinds)
+            form = form_of(start, kinds, {} if beside is None else beside.likeness(start))
         done = _fit(
             form.to(where),
             tomograms,
             outputs=len(kinds) + 1,
+            look=None if beside is None else lambda: beside.look(_model(form, name, kinds, taken)),
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
             fine_tuning=start is not None,
             seed=seed,
-            progress=progress,
+            progress=reports.tell,
             on_step=on_step,
             stop=stop,
             checkpoint=checkpoint,
         )
-    spec, state = form.finish()
+    model = _model(form, name, kinds, taken)
+    judged = held_out or examples
+    thresholds = estimate_thresholds(
+        model,
+        judged,
+        labels=labels,
+        regions=None if beside is None else [region_of(*e, taken.voxel_size) for e in judged],
+        device=device,
+        progress=reports.wait,
+    )
+    kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
+    about = _account(tomograms, done * form.batch, start, held_out, labels)
+    return model.with_card(model.card.model_copy(update={"classes": kinds, "training": about}))
+
+
+class _Reports:
+    """Progress of the steps, told again while something else takes time."""
+
+    def __init__(self, progress: Progress | None) -> None:
+        self._progress, self._told = progress, (0, 1)
+
+    def tell(self, done: int, total: int) -> None:
+        self._told = done, total
+        self.wait()
+
+    def wait(self, *_: int) -> None:
+        if self._progress is not None:
+            self._progress(*self._told)
+
+
+def _model(
+    form: TrainingForm, name: str, kinds: Sequence[ParticleClass], taken: PickingInput
+) -> Model:
+    """Give the model of a network as it is now."""
+    spec, state = copy.deepcopy(form).finish()
     card = ModelCard(
         name=name,
         title=name,
         task="picking",
         network=spec,
         input=taken,
-        classes=kinds,
+        classes=list(kinds),
         background=len(kinds),
-        training=_account(tomograms, done * form.batch, start, held_out),
+        training="Not finished.",
         licence="that of its training data",
         version="1",
     )
-    model = Model(card, state)
-    thresholds = estimate_thresholds(
-        model,
-        held_out or examples,
-        device=device,
-        progress=None if progress is None else lambda *_: progress(done, done),
-    )
-    kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
-    return model.with_card(card.model_copy(update={"classes": kinds}))
-
-
-def estimate_thresholds(
-    model: Model,
-    examples: Sequence[Example],
-    *,
-    device: str = "auto",
-    beta: float = 1.0,
-    progress: Progress | None = None,
-) -> dict[str, float]:
-    """Find the threshold of each class: the middle of the plateau of F on examples.
-
-    Parameters
-    ----------
-    model
-        Picking model.
-    examples
-        Tomograms with all their particles, best those it was not trained on.
-    device
-        As for `score_particles`.
-    beta
-        Weight of recall in F.
-    progress
-        As for `score_particles`, for one example after the other.
-
-    Returns
-    -------
-    dict
-        Threshold by class; the card's where no particle of a class is found.
-    """
-    maps = (
-        score_particles(volume, model, device=device, progress=progress) for volume, _ in examples
-    )
-    found = [find_particles(scores, threshold=_LOWEST) for scores in maps]
-    truth = [picks for _, picks in examples]
-    return {kind.name: best_threshold(found, truth, kind, beta) for kind in model.card.classes}
-
-
-def best_threshold(
-    found: Sequence[Picks], truth: Sequence[Picks], kind: ParticleClass, beta: float = 1.0
-) -> float:
-    """Middle of the plateau of F over thresholds for one class, given candidate picks.
-
-    Parameters
-    ----------
-    found
-        Candidates of several tomograms, found at a low threshold.
-    truth
-        Their true particles.
-    kind
-        The class.
-    beta
-        Weight of recall in F.
-    """
-    thresholds = np.linspace(_LOWEST, 0.95, 46)
-    own, true = ([picks.of_class(kind.name) for picks in each] for each in (found, truth))
-    scores = []
-    for threshold in thresholds:
-        kept = [picks.select(picks.scores >= threshold) for picks in own]
-        score = evaluate_picks(kept, true, radius=0.5 * kind.radius, beta=beta).classes
-        scores.append(score[kind.name].f if kind.name in score else 0.0)
-    if not max(scores):
-        return kind.threshold
-    plateau = thresholds[np.array(scores) >= _PLATEAU * max(scores)]
-    return round(float(plateau[len(plateau) // 2]), 3)
+    return Model(card, state)
 
 
 def _fit(
@@ -237,17 +206,22 @@ def _fit(
     tomograms: Sequence[Tomogram],
     *,
     outputs: int,
+    look: Callable[[], Sequence[Tomogram]] | None,
     fine_tuning: bool,
     seed: int,
     **calls: Any,
 ) -> int:
-    """Train in place; gives the number of steps."""
+    """Train in place, and look at the tomograms anew now and then; gives the number of steps."""
     rate = form.rate * (_FINE_TUNING if fine_tuning else 1)
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
     form.train()
+    looks = [share for share in LOOKS if look is not None]
     with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
         for share in loop:
+            if look is not None and looks and share >= looks[0]:
+                looks = [later for later in looks if later > share]
+                tomograms = look()
             rng = np.random.default_rng((seed, loop.done))
             torch.manual_seed(int(rng.integers(2**31)))  # dropout, the same after going on
             crops, targets = _batch(form, tomograms, outputs, rng)
@@ -267,11 +241,7 @@ def _batch(
     for _ in range(form.batch):
         tomogram = tomograms[int(rng.integers(len(tomograms)))]
         values, start = tomogram.crop(rng, form.edge, form.beyond)
-        positions, labels, radii = tomogram.particles
-        target = form.target(Particles(positions - start, labels, radii), outputs, form.centres)
-        for axis, (begin, length) in enumerate(zip(start, tomogram.view.shape, strict=True)):
-            beyond = np.abs(form.centres + begin - (length - 1) / 2) > length / 2
-            np.moveaxis(target, axis + 1, 0)[beyond] = 0  # particles in the mirror are not told
+        target = tomogram.target(form.target, start, outputs, form.centres)
         values, target = varied(values, target, rng)
         crops.append(torch.from_numpy(values)[None])
         targets.append(torch.from_numpy(target))
@@ -299,7 +269,11 @@ def _input_like(start: Model | None) -> PickingInput:
 
 
 def _account(
-    tomograms: Sequence[Tomogram], crops: int, start: Model | None, held_out: Sequence[Example]
+    tomograms: Sequence[Tomogram],
+    crops: int,
+    start: Model | None,
+    held_out: Sequence[Example],
+    labels: Labels,
 ) -> str:
     """What the card says about the training."""
     particles = sum(len(tomogram.particles.labels) for tomogram in tomograms)
@@ -311,6 +285,6 @@ def _account(
     )
     return (
         f"{counted(crops, 'crop')} of {counted(len(tomograms), 'tomogram')} "
-        f"with {counted(particles, 'particle')}, "
+        f"with {counted(particles, 'particle')}{', not all of them known' * (labels == 'some')}, "
         f"starting from {origin}; {tested}."
     )
