@@ -1,5 +1,6 @@
 import json
 import sys
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk
+from ase.formula import Formula
 from ase.neighborlist import neighbor_list
 from scipy.integrate import trapezoid
 
@@ -39,6 +41,8 @@ from recipes.elf_data.structures import (
     to_record,
 )
 from recipes.elf_data.upf import upf_text
+
+RECIPE = Path(__file__).parents[1] / "recipes" / "elf_data"
 
 # Made up, in the layout of CP2K's files.
 SNIPPET = """
@@ -328,3 +332,25 @@ def test_channels_without_projectors_are_allowed():
     empty = Pseudopotential("H", "test", (1,), 0.2, (-4.0, 0.7), (Channel(0.0, np.zeros((0, 0))),))
     assert empty.projectors(0, RADII).shape == (0, len(RADII))
     assert 'number_of_proj="0"' in upf_text(empty, solve_atom(empty))
+
+
+def test_the_committed_shards_hold_what_was_promised_and_nothing_reserved():
+    def records(folder):
+        for path in sorted((RECIPE / folder).glob("*.zip")):
+            with zipfile.ZipFile(path) as archive:
+                yield from json.loads(archive.read("crystals.json"))
+
+    def formula(record):
+        return Atoms(record["symbols"]).symbols.formula.reduce()[0].convert("hill")
+
+    lines = (RECIPE / "reserved.txt").read_text().splitlines()
+    reserved = {
+        Formula(line).reduce()[0].convert("hill") for line in lines if not line.startswith("#")
+    }
+    trained_on, accepted_on = list(records("shards")), list(records("reserved"))
+    assert len(trained_on) >= 2500
+    assert len({symbol for one in trained_on for symbol in one["symbols"]}) >= 60
+    assert not {formula(one) for one in trained_on} & reserved
+    beyond = {formula(one) for one in accepted_on} - reserved
+    assert beyond == {"Na"}  # in the hP4 structure alone
+    assert {one["prototype"] for one in accepted_on if formula(one) == "Na"} == {"Na-hP4"}
