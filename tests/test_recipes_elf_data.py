@@ -341,11 +341,11 @@ def test_the_committed_shards_hold_what_was_promised_and_nothing_reserved():
                 yield from json.loads(archive.read("crystals.json"))
 
     def formula(record):
-        return Atoms(record["symbols"]).symbols.formula.reduce()[0].convert("hill")
+        return str(Atoms(record["symbols"]).symbols.formula.reduce()[0].convert("hill"))
 
     lines = (RECIPE / "reserved.txt").read_text().splitlines()
     reserved = {
-        Formula(line).reduce()[0].convert("hill") for line in lines if not line.startswith("#")
+        str(Formula(line).reduce()[0].convert("hill")) for line in lines if not line.startswith("#")
     }
     trained_on, accepted_on = list(records("shards")), list(records("reserved"))
     assert len(trained_on) >= 2500
