@@ -41,7 +41,7 @@ from napari_vox3d.terminal import (
 if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
-Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright"})
+Contrast = Enum("Contrast", {"dark": "dark", "bright": "bright", "auto": "auto"})
 ElfFormat = Enum("ElfFormat", {name: name for name in ELF_FORMATS}, type=str)  # type: ignore[misc]
 ModelName = Annotated[str, typer.Option("--model", "-m", help="Model name, folder or file.")]
 Precision = Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16.")]
@@ -90,7 +90,8 @@ def pick(
         bool, typer.Option("--one-file", help="Also write one file with the picks of all.")
     ] = False,
     contrast: Annotated[
-        Contrast | None, typer.Option(help="How particles look. Default: as the model expects.")
+        Contrast | None,
+        typer.Option(help="How particles look; auto finds out. Default: as the model expects."),
     ] = None,
     device: Device = "auto",
     precision: Precision = "auto",

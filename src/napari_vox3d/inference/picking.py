@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from napari_vox3d.errors import InferenceError, ModelError
-from napari_vox3d.inference.tiles import Box, Contrast, NetworkView
+from napari_vox3d.inference.contrast import ContrastChoice, contrast_of
+from napari_vox3d.inference.tiles import Box, NetworkView
 from napari_vox3d.models import Model, ModelCard, PickingInput, load_model
 from napari_vox3d.picks import Picks
 from napari_vox3d.provenance import Run, changed, model_name
@@ -36,7 +37,7 @@ def score_particles(
     precision: str = "auto",
     progress: Progress | None = None,
     region: Sequence[slice | tuple[int, int]] | None = None,
-    contrast: Contrast | None = None,
+    contrast: ContrastChoice | None = None,
     voxel_size: float | None = None,
 ) -> list[Volume]:
     """Score every place of a tomogram for every class of a model.
@@ -61,8 +62,9 @@ def score_particles(
         Voxels to score, along z, y, x: slices or pairs (start, stop). What lies around is still
         looked at. Default: all.
     contrast
-        ``"dark"`` or ``"bright"``: how particles look against the solvent in this tomogram.
-        Default: as in the tomograms that the model was trained on.
+        ``"dark"`` or ``"bright"``: how particles look against the solvent in this tomogram;
+        ``"auto"``: find out, see `detect_contrast`. Default: as in the tomograms that the model
+        was trained on.
     voxel_size
         Å, for a tomogram that does not say how large its voxels are, or says it wrongly.
 
@@ -99,11 +101,12 @@ def score_particles(
     box = _box(region, volume.shape)
     where = choose_device(device)
     kind = choose_precision(precision, where)
+    look = contrast_of(volume, contrast, card.input.contrast)
     view = NetworkView.of(
         volume,
         card.input.voxel_size,
         card.input.normalisation,
-        inverted=contrast is not None and contrast != card.input.contrast,
+        inverted=look != card.input.contrast,
     )
     network = chosen.network(where)
     if progress is not None:
@@ -136,6 +139,7 @@ def score_particles(
         "provenance": {
             "device": str(where),
             "precision": str(kind).removeprefix("torch."),
+            "contrast": look,
             "stride": stride,
         },
         **run.as_metadata(),
