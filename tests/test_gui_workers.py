@@ -106,7 +106,11 @@ def _out_of_memory():
         (lambda: InferenceError("Too large for cpu."), "Too large for cpu."),
         (lambda: FormatError("a.mrc", "is empty"), "a.mrc: is empty."),
         (lambda: RuntimeError("shapes differ"), "RuntimeError: shapes differ. "),
-        (_out_of_memory, "OutOfMemoryError: CUDA out of memory. "),
+        (
+            _out_of_memory,
+            "Memory ran out (CUDA out of memory). Close other programs, or take a "
+            "smaller part, a coarser grid or a smaller network.",
+        ),
         (lambda: ValueError("no such value"), "ValueError: no such value. "),
     ],
 )

@@ -3,14 +3,13 @@ import threading
 import pytest
 import torch
 
-from napari_vox3d.errors import InferenceError
+from napari_vox3d.errors import InferenceError, is_out_of_memory
 from napari_vox3d.inference import device as module
 from napari_vox3d.inference.device import (
     autocast,
     available_devices,
     choose_device,
     choose_precision,
-    is_out_of_memory,
     leave_a_core_free,
 )
 

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from napari_vox3d.errors import NotEnoughMemory
-from napari_vox3d.inference.device import free_memory, is_out_of_memory
+from napari_vox3d.errors import NotEnoughMemory, is_out_of_memory
+from napari_vox3d.inference.device import free_memory
 from napari_vox3d.networks.memory import available_memory, require_memory
 
 CPU = torch.device("cpu")

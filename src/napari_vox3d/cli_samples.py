@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from napari_vox3d.errors import FormatError
-from napari_vox3d.formats import write_aside
+from napari_vox3d.formats.aside import make_folder, write_aside
 from napari_vox3d.terminal import one_line_errors, out
 
 KINDS = (".gz", ".mrc", ".star")
@@ -21,10 +20,7 @@ def samples(
 ) -> None:
     """Copy the files behind File › Open Sample into a folder, to try the commands on them."""
     with one_line_errors():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise FormatError(folder, f"cannot be made a folder ({error.strerror})") from error
+        make_folder(folder)
         for sample in (files("napari_vox3d.gui") / "sample_data").iterdir():
             if sample.name.endswith(KINDS):
                 with write_aside(folder / sample.name) as aside:

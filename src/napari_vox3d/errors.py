@@ -4,6 +4,17 @@ from __future__ import annotations
 
 # Characters of a reason and of a message, which may quote a damaged file or another library.
 _LONGEST, _LONGEST_OF_ALL = 300, 1000
+# PyTorch's allocators and the libraries below only leave words.
+_MEMORY_WORDS = (
+    "out of memory",
+    "not enough memory",
+    "can't allocate memory",
+    "cannot allocate memory",
+    "defaultcpuallocator",
+    "bad_alloc",
+    "alloc_failed",
+    "invalid buffer size",
+)
 
 
 class Vox3dError(Exception):
@@ -59,3 +70,22 @@ class NotEnoughMemory(InferenceError, MemoryError):
 
 class Cancelled(Vox3dError):
     """Raised by a ``progress`` callback to stop the work it reports on."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception says that memory of the processor or of a GPU ran out."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
+    )
+
+
+def as_sentence(error: BaseException) -> Vox3dError | None:
+    """What a user can be told of an exception; None if it is a fault of the program."""
+    if isinstance(error, Vox3dError) or not is_out_of_memory(error):
+        return error if isinstance(error, Vox3dError) else None
+    said = _shortened(str(error).split(". ")[0].rstrip(".") or "no memory is left", _LONGEST)
+    return NotEnoughMemory(
+        f"Memory ran out ({said}). Close other programs, or take a smaller part, a coarser grid "
+        "or a smaller network."
+    )

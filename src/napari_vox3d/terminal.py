@@ -16,8 +16,9 @@ from rich.table import Table
 from rich.text import Text
 
 import napari_vox3d as vox
-from napari_vox3d.errors import Vox3dError
+from napari_vox3d.errors import Vox3dError, as_sentence
 from napari_vox3d.formats import PICK_FORMATS
+from napari_vox3d.formats.aside import make_folder
 
 if TYPE_CHECKING:
     from napari_vox3d.picks import Picks
@@ -53,8 +54,10 @@ def one_line_errors() -> Iterator[None]:
     """Print an error that the user can mend as one line and exit with status 2."""
     try:
         yield
-    except Vox3dError as error:
-        print_error(error)
+    except Exception as error:
+        if (told := as_sentence(error)) is None:
+            raise
+        print_error(told)
         raise typer.Exit(2) from None
 
 
@@ -64,8 +67,10 @@ def for_each(items: Iterable[Any], run: Callable[[Any], None]) -> None:
     for item in items:
         try:
             run(item)
-        except Vox3dError as error:
-            print_error(error)
+        except Exception as error:
+            if (told := as_sentence(error)) is None:
+                raise
+            print_error(told)
             failed = True
     if failed:
         raise typer.Exit(2)
@@ -88,9 +93,7 @@ def target_path(name: str, output: Path | None, several: bool, suffix: str) -> P
         return output
     if output is not None and output.exists() and not output.is_dir():
         raise Vox3dError(f"{output} is a file; give a folder with -o for several inputs.")
-    folder = output or Path()
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder / (name + suffix)
+    return make_folder(output or Path()) / (name + suffix)
 
 
 def save_picks(path: Path, picks: Picks | Sequence[Picks], file_format: PickFormat | None) -> None:

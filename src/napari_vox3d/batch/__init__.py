@@ -13,6 +13,7 @@ from napari_vox3d.batch.names import target_names
 from napari_vox3d.batch.tally import Tally
 from napari_vox3d.batch.tasks import Outcome, Task
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.formats.aside import make_folder
 from napari_vox3d.formats.pick_files import pick_format_to_write
 from napari_vox3d.formats.pick_formats import PICK_FORMATS
 from napari_vox3d.progress import Progress
@@ -238,7 +239,7 @@ def _run(
         raise Vox3dError(f"A batch needs at least one job at a time, not {jobs}.")
     if folder.exists() and not folder.is_dir():
         raise Vox3dError(f"{folder} is a file; several results need a folder.")
-    folder.mkdir(parents=True, exist_ok=True)
+    make_folder(folder)
     outcomes = [Outcome(task.source, task.targets, 0.0, None, "skipped") for task in tasks]
     if on_outcome is not None:
         for outcome, why in zip(outcomes, whys, strict=True):

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from napari_vox3d.errors import Cancelled, Vox3dError
+from napari_vox3d.errors import Cancelled, as_sentence
 from napari_vox3d.progress import Progress
 from napari_vox3d.provenance.files import uncertainty_file
 
@@ -139,8 +139,9 @@ def failed(task: Task, problem: str, seconds: float = 0.0) -> Outcome:
 
 def what_went_wrong(error: BaseException) -> str:
     """Say in one line what an exception means."""
+    told = as_sentence(error)
     text = " ".join(str(error).split())
-    return text if isinstance(error, Vox3dError) else f"{type(error).__name__}: {text}"
+    return f"{type(error).__name__}: {text}" if told is None else str(told)
 
 
 def _pick(task: Task, progress: Progress | None) -> tuple[list[Path], int]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.curation import ACCEPTED, DELETED, REJECTED, UNDECIDED
-from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.aside import make_folder, write_aside
 from napari_vox3d.models.preferences import data_folder
 from napari_vox3d.provenance import Run
 
@@ -55,7 +55,7 @@ def keep(path: Path, review: Review) -> None:
     FormatError
         If the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     with write_aside(path) as aside:
         aside.write_text(json.dumps({"version": 1, "picks": review.rows()}), encoding="utf-8")
 

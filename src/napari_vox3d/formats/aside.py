@@ -49,6 +49,21 @@ def write_aside(path: str | Path) -> Iterator[Path]:
         aside.unlink(missing_ok=True)
 
 
+def make_folder(path: str | Path) -> Path:
+    """Make a folder, and those it lies in, where there is none.
+
+    Raises
+    ------
+    FormatError
+        If it cannot be made.
+    """
+    try:
+        Path(path).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise FormatError(path, f"cannot be made a folder ({error.strerror})") from error
+    return Path(path)
+
+
 def write_csv(path: str | Path, rows: Iterable[Iterable[object]]) -> None:
     """Write rows, the first of which names the columns, as comma-separated values.
 

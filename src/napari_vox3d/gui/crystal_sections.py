@@ -52,7 +52,7 @@ def shown_problems(function: Callable[..., None]) -> Callable[..., None]:
     def run(self: Section, *_: Any) -> None:
         try:
             function(self)
-        except Vox3dError as error:
+        except (Vox3dError, MemoryError) as error:
             show_problem(error)
 
     return run

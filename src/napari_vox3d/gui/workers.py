@@ -20,7 +20,7 @@ from qtpy.compat import isalive
 from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
 
-from napari_vox3d.errors import Cancelled, Vox3dError
+from napari_vox3d.errors import Cancelled, Vox3dError, as_sentence
 
 REFRESH = 100  # ms between two looks at a running job
 PACE = 50  # reports that the time left is estimated from
@@ -224,7 +224,7 @@ class RunControl(QWidget):
             return
         try:
             self._prepare()
-        except Vox3dError as error:
+        except (Vox3dError, MemoryError) as error:
             show_problem(error)
 
     def _refresh(self) -> None:
@@ -265,7 +265,7 @@ class RunControl(QWidget):
         elif not job.cancelled and isalive(self):
             try:
                 then(job.result)
-            except Vox3dError as error:
+            except (Vox3dError, MemoryError) as error:
                 show_problem(error)
         if isalive(self):
             self.ended.emit()
@@ -294,11 +294,11 @@ def duration(seconds: float) -> str:
 def show_problem(error: Exception) -> None:
     """Show an error once, as a napari notification.
 
-    A `Vox3dError` says all itself. Any other comes with its type, its traceback behind a button,
-    and the request to report it.
+    A `Vox3dError` says all itself, and too little memory is nobody's fault. Any other comes with
+    its type, its traceback behind a button, and the request to report it.
     """
-    if isinstance(error, Vox3dError):
-        show_error(str(error))
+    if (told := as_sentence(error)) is not None:
+        show_error(str(told))
         return
     said = f"{type(error).__name__}: {error}".rstrip(".")
     unexpected = UnexpectedError(f"{said}. This was not foreseen; please report it.")

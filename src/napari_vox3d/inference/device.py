@@ -16,18 +16,6 @@ from napari_vox3d.errors import InferenceError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-# PyTorch's own class covers CUDA; the CPU allocator, MPS and the libraries below only leave words.
-_MEMORY_WORDS = (
-    "out of memory",
-    "not enough memory",
-    "can't allocate memory",
-    "cannot allocate memory",
-    "defaultcpuallocator",
-    "bad_alloc",
-    "alloc_failed",
-    "invalid buffer size",
-)
-
 
 def available_devices() -> list[str]:
     """Names of the devices of this machine: ``"cpu"``, ``"cuda:0"``, …, ``"mps"``."""
@@ -107,14 +95,6 @@ def autocast(device: str | torch.device, dtype: torch.dtype) -> AbstractContextM
     if dtype == torch.float32:
         return nullcontext()
     return torch.autocast(torch.device(device).type, dtype)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an exception says that memory of the processor or of a GPU ran out."""
-    if isinstance(error, MemoryError | torch.cuda.OutOfMemoryError):
-        return True
-    text = str(error).lower()
-    return isinstance(error, RuntimeError) and any(words in text for words in _MEMORY_WORDS)
 
 
 def free_memory(device: str | torch.device = "cpu") -> None:

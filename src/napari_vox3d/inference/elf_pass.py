@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from napari_vox3d.errors import InferenceError
+from napari_vox3d.errors import InferenceError, is_out_of_memory
 from napari_vox3d.progress import Progress
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def run_whole_cell(
     """
     import torch
 
-    from napari_vox3d.inference.device import autocast, free_memory, is_out_of_memory
+    from napari_vox3d.inference.device import autocast, free_memory
     from napari_vox3d.networks.slabs import count_ticks, in_slabs
 
     net: Any = getattr(network, "net", network)

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from napari_vox3d.errors import InferenceError
-from napari_vox3d.inference.device import free_memory, is_out_of_memory
+from napari_vox3d.errors import InferenceError, is_out_of_memory
+from napari_vox3d.inference.device import free_memory
 from napari_vox3d.inference.tiles import Box, NetworkView, tiles
 from napari_vox3d.networks.memory import available_memory
 from napari_vox3d.networks.pickers import DensePicker

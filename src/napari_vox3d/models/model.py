@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 CARD_FILE, WEIGHTS_FILE = "card.json", "weights.safetensors"
+_NEW_WEIGHTS = "weights.new.safetensors"  # as long as the card may be that of the old ones
 
 
 class Model:
@@ -125,17 +126,19 @@ class Model:
             content = self._content()
             card = card.model_copy(update={"sha256": hashlib.sha256(content).hexdigest()})
             weights = folder / WEIGHTS_FILE
-            with write_aside(weights) as aside:
+            with write_aside(folder / _NEW_WEIGHTS) as aside:
                 aside.write_bytes(content)
         with write_aside(folder / CARD_FILE) as aside:
             aside.write_text(card.to_json(), encoding="utf-8")
+        if weights is not None:
+            (folder / _NEW_WEIGHTS).replace(weights)
         return Model(card, weights=weights)
 
     def _stored(self) -> dict[str, Tensor]:
         if self._state is not None:
             return self._state
         assert self.weights is not None
-        return _read_weights(self.weights, self.card.sha256)
+        return _read_weights(_of_card(self.weights, self.card.sha256), self.card.sha256)
 
     def _content(self) -> bytes:
         """Content of a weights file; that of the model's own stays the same to the byte."""
@@ -144,8 +147,9 @@ class Model:
 
             return save(self._state)
         assert self.weights is not None
-        _check(self.weights, self.card.sha256)
-        return self.weights.read_bytes()
+        weights = _of_card(self.weights, self.card.sha256)
+        _check(weights, self.card.sha256)
+        return weights.read_bytes()
 
 
 def _build(spec: NetworkSpec, stored: Mapping[str, Tensor]) -> nn.Module:
@@ -240,6 +244,12 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise ModelError(f"the weights are not a safetensors file ({error}).") from error
+
+
+def _of_card(path: Path, sha256: str | None) -> Path:
+    """Where weights are: beside their place if the program ended while it replaced a model."""
+    new = path.with_name(_NEW_WEIGHTS)
+    return new if new.exists() and hashlib.sha256(new.read_bytes()).hexdigest() == sha256 else path
 
 
 def _check(path: Path, sha256: str | None) -> None:

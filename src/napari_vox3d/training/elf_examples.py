@@ -19,7 +19,7 @@ from torch import Tensor
 
 from napari_vox3d.density.grids import interpolate, nearest_shape, resample_waves
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.formats import write_aside
+from napari_vox3d.formats.aside import make_folder, write_aside
 from napari_vox3d.inference.elf_inputs import atomic_density, network_inputs
 from napari_vox3d.volume import Volume
 
@@ -158,8 +158,7 @@ class ExampleStore:
     """
 
     def __init__(self, folder: str | Path, channels: Sequence[str], spacing: float) -> None:
-        self.folder, self.channels, self.spacing = Path(folder), list(channels), spacing
-        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.channels, self.spacing = make_folder(folder), list(channels), spacing
 
     def prepare(
         self, elf: Volume, density: Callable[[], Volume] | None = None, name: str = ""
@@ -182,7 +181,7 @@ class ExampleStore:
             As for `prepare_example`, or if the folder cannot be written.
         """
         from safetensors import safe_open
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         made_of = (name or _digest(elf), self.channels, self.spacing, density is not None)
         path = (
@@ -193,7 +192,7 @@ class ExampleStore:
             example = prepare_example(elf, self.channels, self.spacing, given)
             tensors = {key: value.half().contiguous() for key, value in vars(example).items()}
             with write_aside(path) as aside:
-                save_file({**tensors, "lattice": example.lattice}, aside)
+                aside.write_bytes(save({**tensors, "lattice": example.lattice}))
         with safe_open(path, "pt") as file:
             return StoredExample(path, tuple(file.get_slice("elf").get_shape()[1:]))
 

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from napari_vox3d.errors import NotEnoughMemory
-from napari_vox3d.inference.device import autocast, choose_precision, is_out_of_memory
+from napari_vox3d.errors import NotEnoughMemory, is_out_of_memory
+from napari_vox3d.inference.device import autocast, choose_precision
 from napari_vox3d.networks import ELFPredictor
 from napari_vox3d.progress import Progress
 from napari_vox3d.training.distributed import joined_ranks, parted
