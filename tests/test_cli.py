@@ -272,10 +272,12 @@ def trained(monkeypatch, own_models):
 
 def test_train_makes_a_model_that_is_listed(run, tomogram, picks, trained):
     result = run("train", tomogram, "--picks", picks, "--network", "hrnet", "--size", "large",
-                 "--radius", "new=80", "--radius", "ribosome=120", "--minutes", 2)  # fmt: skip
+                 "--radius", "new=80", "--radius", "ribosome=120", "--minutes", 2,
+                 "--labels", "some")  # fmt: skip
     assert result.exit_code == 0, result.output + result.stderr
     (call,) = trained["runs"]
     assert (call["network"], call["size"], call["minutes"]) == ("hrnet", "large", 2)
+    assert call["labels"] == "some"
     assert "base" not in call
     assert {kind.name: kind.radius for kind in call["classes"]} == {"new": 80, "ribosome": 120}
     for words in ("ribosome", "0.5", "0.123", "One step.", "vox3d pick --model my-picker"):

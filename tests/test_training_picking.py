@@ -12,7 +12,6 @@ from napari_vox3d.training import picking
 from napari_vox3d.training.evaluation import evaluate_picks
 from napari_vox3d.training.picker_forms import RANK, DenseForm, WindowForm, form_of
 from napari_vox3d.training.picking import train_picker
-from napari_vox3d.training.thresholds import best_threshold
 
 
 @pytest.fixture(autouse=True)
@@ -258,12 +257,3 @@ def test_nothing_to_learn_from_is_an_error(example):
         train([example], classes=[ParticleClass(name="z", radius=50, colour="#000000")])
     with pytest.raises(Vox3dError, match="How large is 'a'"):
         train([(volume, Picks(picks.positions, picks.labels))])
-
-
-def test_the_threshold_is_the_middle_of_the_plateau():
-    true = Picks([[0.0, 0, 0], [500, 0, 0]], "a")
-    found = Picks([[5.0, 0, 0], [505, 0, 0], [900, 0, 0]], "a", [0.9, 0.8, 0.2])
-    kind = ParticleClass(name="a", radius=60, colour="#000000", threshold=0.77)
-    assert best_threshold([found], [true], kind) == pytest.approx(0.5, abs=0.02)
-    nothing = found.select([])
-    assert best_threshold([nothing], [true], kind) == 0.77

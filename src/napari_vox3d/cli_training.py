@@ -77,9 +77,16 @@ def train(
         list[Path],
         typer.Option(
             help="Pick file; repeat it for each tomogram in the same order, or give one file with "
-            "the picks of all. Unpicked places count as empty."
+            "the picks of all."
         ),
     ],
+    labels: Annotated[
+        Literal["all", "some"],
+        typer.Option(
+            help="all: unpicked places are empty; some: there may be particles there too, as "
+            "after a few clicks."
+        ),
+    ] = "all",
     network: Annotated[
         str | None,
         typer.Option(help=f"Begin with this network and random weights: {_names('picking')}."),
@@ -126,8 +133,8 @@ def train(
         _check_classes(only or (), sizes)
         sizes = {name: size for name, size in sizes.items() if only is None or name in only}
         classes = particle_classes(sizes, known)
-        _train(draft, vox.train_picker, examples, classes=classes, **start, minutes=minutes,
-               steps=steps, seed=seed, device=device)  # fmt: skip
+        _train(draft, vox.train_picker, examples, classes=classes, labels=labels, **start,
+               minutes=minutes, steps=steps, seed=seed, device=device)  # fmt: skip
 
 
 def train_elf(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from napari_vox3d.picks import CLASS_COLOURS, Picks
 from napari_vox3d.volume import Volume
 
 Example = tuple[Volume, Picks]
+Labels = Literal["all", "some"]  # of the particles of a class, which picks may tell
 
 _TRUE_ELFS = ("ELFCAR*", "*.cube", "*.zip")
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from napari_vox3d.inference.contrast import ContrastChoice, contrast_of
 from napari_vox3d.inference.tiles import Box, NetworkView
 from napari_vox3d.models import ParticleClass, PickingInput
 from napari_vox3d.picks import Picks
@@ -75,10 +76,16 @@ class Tomogram(NamedTuple):
 
     @classmethod
     def of(
-        cls, volume: Volume, picks: Picks, kinds: Sequence[ParticleClass], taken: PickingInput
+        cls,
+        volume: Volume,
+        picks: Picks,
+        kinds: Sequence[ParticleClass],
+        taken: PickingInput,
+        contrast: ContrastChoice | None = None,
     ) -> Tomogram:
         """Take the picks of the classes `kinds`, in a view for the input `taken`."""
-        view = NetworkView.of(volume, taken.voxel_size, taken.normalisation)
+        inverted = contrast_of(volume, contrast, taken.contrast) != taken.contrast
+        view = NetworkView.of(volume, taken.voxel_size, taken.normalisation, inverted)
         return cls(view, particles_in(view, volume, picks, kinds, taken.voxel_size))
 
     def crop(
@@ -108,11 +115,11 @@ class Tomogram(NamedTuple):
             centre = self.traps[rng.integers(len(self.traps))]
         elif self.told is not None:
             centre = rng.uniform(*np.array([(part.start, part.stop) for part in self.told]).T)
-        if centre is None:
-            start = rng.integers(-beyond, last + 1)
-        else:
+        if centre is not None:
             start = np.rint(centre + rng.uniform(-_JITTER, _JITTER, 3) - edge / 2)
             start = np.clip(start, -beyond, last).astype(int)
+        else:
+            start = rng.integers(-beyond, last + 1)
         return self.view.read(start, start + edge), start
 
     def target(

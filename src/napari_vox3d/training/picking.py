@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,16 +14,25 @@ import torch
 from torch import Tensor
 
 from napari_vox3d.errors import Vox3dError
+from napari_vox3d.inference.contrast import ContrastChoice, contrast_of
 from napari_vox3d.inference.device import choose_device
+from napari_vox3d.inference.tiles import Contrast
 from napari_vox3d.models import Model, ModelCard, ParticleClass, PickingInput, load_model
 from napari_vox3d.networks.catalogue import Size, find_architecture
 from napari_vox3d.progress import Progress
-from napari_vox3d.training.inputs import Example, counted, known_radii, particle_classes
+from napari_vox3d.training.glimpses import Glimpses
+from napari_vox3d.training.inputs import (
+    Example,
+    Labels,
+    counted,
+    known_radii,
+    particle_classes,
+)
 from napari_vox3d.training.loop import TrainingLoop
 from napari_vox3d.training.picker_forms import TrainingForm, form_of, new_form
 from napari_vox3d.training.picker_targets import Tomogram, focal_loss, varied
-from napari_vox3d.training.thresholds import Labels, estimate_thresholds
-from napari_vox3d.training.unlabelled import LOOKS, Unlabelled, region_of
+from napari_vox3d.training.thresholds import estimate_thresholds
+from napari_vox3d.training.unlabelled import LOOKS, Unlabelled
 
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
@@ -39,6 +49,7 @@ def train_picker(
     size: Size = "small",
     classes: Sequence[ParticleClass] | None = None,
     labels: Labels = "all",
+    contrast: ContrastChoice | None = None,
     minutes: float | None = None,
     steps: int | None = None,
     device: str = "auto",
@@ -46,8 +57,10 @@ def train_picker(
     progress: Progress | None = None,
     on_step: Callable[[int, float], None] | None = None,
     stop: Callable[[], bool] | None = None,
+    glimpse: Callable[[Model], None] | None = None,
     checkpoint: str | Path | None = None,
     name: str = "my-picker",
+    clock: Callable[[], float] = time.monotonic,
 ) -> Model:
     """Train a network to find particles.
 
@@ -79,6 +92,9 @@ def train_picker(
     labels
         ``"all"``: the examples tell all particles of these classes, other places are empty;
         ``"some"``: they tell some of them, as clicks do, five or more of each class.
+    contrast
+        How particles look in all tomograms: ``"dark"``, ``"bright"``, or ``"auto"``, which finds
+        out for each. Default: as in those of the base; for a new network dark.
     minutes, steps
         How long to train, whichever ends first; without either 10 minutes. The learning rate
         falls to zero by then.
@@ -92,11 +108,16 @@ def train_picker(
     on_step
         Called after each step with its number, from 1, and its loss.
     stop
-        Asked before each step; True ends the training as if the time were up.
+        Asked before each step; True ends the training within seconds, in which the rate of
+        learning falls to zero.
+    glimpse
+        Called every twelve seconds, or more rarely if it takes long, with the model as it is then.
     checkpoint
         Safetensors file to go on from, if it exists, and to write every minute.
     name
         Of the new model.
+    clock
+        Gives the seconds that `minutes` are counted in; `time.process_time` those of the processor.
 
     Returns
     -------
@@ -121,27 +142,38 @@ def train_picker(
     names = [kind.name for kind in kinds]
     if not any(np.isin(picks.labels, names).any() for _, picks in examples):
         raise Vox3dError("The examples hold no particles to learn from.")
-    taken = _input_like(start)
-    held_out, shown = list(examples[4::5]), [e for n, e in enumerate(examples) if n % 5 != 4]
+    taken = _input_like(start, contrast_of(examples[0][0], contrast, "dark"))
+    held_out = list(examples[4::5]) if labels == "all" else []
     where = choose_device(device)
     reports = _Reports(progress)
     beside: Unlabelled | None = None
     if labels == "some":
-        beside = Unlabelled(shown, kinds, taken, device, reports.wait)
+        beside = Unlabelled(examples, kinds, taken, contrast, device, reports.wait)
         tomograms = beside.tomograms
     else:
-        tomograms = [Tomogram.of(volume, picks, kinds, taken) for volume, picks in shown]
+        tomograms = [
+            Tomogram.of(*example, kinds, taken, contrast)
+            for n, example in enumerate(examples)
+            if n % 5 != 4
+        ]
+    looks: Sequence[float] = LOOKS
     with _own_randomness(seed):
         if start is None:
             chosen = find_architecture(network or "cryoet3dcnn", "picking")
             form = new_form(chosen.network, chosen.arguments(size), kinds)
         else:
-            form = form_of(start, kinds, {} if beside is None else beside.likeness(start))
+            alike = None if beside is None else beside.likeness(start)
+            form = form_of(start, kinds, alike)
+            if alike is not None and len(alike) == len(kinds):
+                looks = (0.0, *LOOKS)
+        if glimpse is not None:
+            on_step = Glimpses(lambda: glimpse(_model(form, name, kinds, taken)), on_step)
         done = _fit(
             form.to(where),
             tomograms,
             outputs=len(kinds) + 1,
             look=None if beside is None else lambda: beside.look(_model(form, name, kinds, taken)),
+            looks=looks,
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
             fine_tuning=start is not None,
@@ -150,17 +182,15 @@ def train_picker(
             on_step=on_step,
             stop=stop,
             checkpoint=checkpoint,
+            clock=clock,
         )
     model = _model(form, name, kinds, taken)
-    judged = held_out or examples
-    thresholds = estimate_thresholds(
-        model,
-        judged,
-        labels=labels,
-        regions=None if beside is None else [region_of(*e, taken.voxel_size) for e in judged],
-        device=device,
-        progress=reports.wait,
-    )
+    if beside is not None:
+        thresholds = beside.thresholds(model)
+    else:
+        thresholds = estimate_thresholds(
+            model, held_out or examples, contrast=contrast, device=device, progress=reports.wait
+        )
     kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
     about = _account(tomograms, done * form.batch, start, held_out, labels)
     return model.with_card(model.card.model_copy(update={"classes": kinds, "training": about}))
@@ -207,6 +237,7 @@ def _fit(
     *,
     outputs: int,
     look: Callable[[], Sequence[Tomogram]] | None,
+    looks: Sequence[float],
     fine_tuning: bool,
     seed: int,
     **calls: Any,
@@ -216,7 +247,6 @@ def _fit(
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
     form.train()
-    looks = [share for share in LOOKS if look is not None]
     with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
         for share in loop:
             if look is not None and looks and share >= looks[0]:
@@ -261,11 +291,11 @@ def _own_randomness(seed: int) -> Iterator[None]:
         yield
 
 
-def _input_like(start: Model | None) -> PickingInput:
+def _input_like(start: Model | None, contrast: Contrast) -> PickingInput:
     voxel_size = _DEFAULT_VOXEL_SIZE
     if start is not None and isinstance(start.card.input, PickingInput):
-        voxel_size = start.card.input.voxel_size
-    return PickingInput(voxel_size=voxel_size, normalisation="robust", contrast="dark")
+        voxel_size, contrast = start.card.input.voxel_size, start.card.input.contrast
+    return PickingInput(voxel_size=voxel_size, normalisation="robust", contrast=contrast)
 
 
 def _account(
@@ -278,13 +308,14 @@ def _account(
     """What the card says about the training."""
     particles = sum(len(tomogram.particles.labels) for tomogram in tomograms)
     origin = "random weights" if start is None else f"the model {start.card.name!r}"
-    tested = (
-        f"thresholds from {counted(len(held_out), 'tomogram')} held out"
-        if held_out
-        else "thresholds from the training data themselves, so they may be too hopeful"
-    )
+    if labels == "some":
+        tested = "thresholds from every fourth of them, which it was not shown"
+    elif held_out:
+        tested = f"thresholds from {counted(len(held_out), 'tomogram')} held out"
+    else:
+        tested = "thresholds from the training data themselves, so they may be too hopeful"
     return (
         f"{counted(crops, 'crop')} of {counted(len(tomograms), 'tomogram')} "
-        f"with {counted(particles, 'particle')}{', not all of them known' * (labels == 'some')}, "
+        f"with {counted(particles, 'particle')}{' known among others' * (labels == 'some')}, "
         f"starting from {origin}; {tested}."
     )

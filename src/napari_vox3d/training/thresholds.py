@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -17,9 +17,7 @@ from napari_vox3d.training.inputs import Example
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-    from napari_vox3d.inference.tiles import Box
-
-Labels = Literal["all", "some"]
+    from napari_vox3d.inference.contrast import ContrastChoice
 
 LOWEST = 0.05  # threshold that a class may get
 _PLATEAU = 0.98  # share of the best F
@@ -32,29 +30,23 @@ def estimate_thresholds(
     model: Model,
     examples: Sequence[Example],
     *,
-    labels: Labels = "all",
-    regions: Sequence[Box | None] | None = None,
+    contrast: ContrastChoice | None = None,
     device: str = "auto",
     beta: float = 1.0,
     progress: Progress | None = None,
 ) -> dict[str, float]:
-    """Find the threshold of each class.
+    """Find the threshold of each class: the middle of the plateau of F on examples.
 
     Parameters
     ----------
     model
         Picking model.
     examples
-        Tomograms with their particles, best those it was not trained on.
-    labels
-        ``"all"``: these are all particles, see `best_threshold`; ``"some"``: only some of them,
-        see `threshold_from_some`.
-    regions
-        Voxels (z, y, x) of each tomogram to look at. Default: all.
-    device
+        Tomograms with all their particles, best those it was not trained on.
+    contrast, device
         As for `score_particles`.
     beta
-        Weight of recall in F; counts with all particles known.
+        Weight of recall in F.
     progress
         As for `score_particles`, for one example after the other.
 
@@ -63,16 +55,13 @@ def estimate_thresholds(
     dict
         Threshold by class; the card's where no particle of a class is found.
     """
-    boxes = regions or [None] * len(examples)
     maps = (
-        score_particles(volume, model, region=box, device=device, progress=progress)
-        for (volume, _), box in zip(examples, boxes, strict=True)
+        score_particles(volume, model, contrast=contrast, device=device, progress=progress)
+        for volume, _ in examples
     )
     found = [find_particles(scores, threshold=LOWEST) for scores in maps]
-    known = [picks for _, picks in examples]
-    if labels == "some":
-        return {kind.name: threshold_from_some(found, known, kind) for kind in model.card.classes}
-    return {kind.name: best_threshold(found, known, kind, beta) for kind in model.card.classes}
+    truth = [picks for _, picks in examples]
+    return {kind.name: best_threshold(found, truth, kind, beta) for kind in model.card.classes}
 
 
 def best_threshold(
@@ -105,7 +94,10 @@ def best_threshold(
 
 
 def threshold_from_some(
-    found: Sequence[Picks], known: Sequence[Picks], kind: ParticleClass
+    found: Sequence[Picks],
+    shown: Sequence[Picks],
+    kind: ParticleClass,
+    judges: Sequence[Picks] | None = None,
 ) -> float:
     """Threshold of one class, where only some of the particles are known.
 
@@ -117,12 +109,14 @@ def threshold_from_some(
     ----------
     found
         Candidates of several tomograms, found at a low threshold.
-    known
-        Particles known in these.
+    shown
+        Known particles in these that the model was trained on.
     kind
         The class.
+    judges
+        Known particles that it was not trained on.
     """
-    levels, recall = recall_of_some(found, known, kind)
+    levels, recall = recall_of_some(found, shown, kind, judges)
     if not recall.any():
         return kind.threshold
     scores = np.concatenate([picks.of_class(kind.name).scores for picks in found])
@@ -133,27 +127,50 @@ def threshold_from_some(
 
 
 def recall_of_some(
-    found: Sequence[Picks], known: Sequence[Picks], kind: ParticleClass
+    found: Sequence[Picks],
+    shown: Sequence[Picks],
+    kind: ParticleClass,
+    judges: Sequence[Picks] | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smooth estimate of the recall of a class over thresholds, from the known particles.
+    """Recall of a class over thresholds, as the scores of some of its particles tell it.
+
+    Scores of particles that a model was trained on are too high: they are lowered by as much as
+    their median exceeds that of the judges.
+
+    Parameters
+    ----------
+    found, shown, kind, judges
+        As for `threshold_from_some`.
 
     Returns
     -------
     levels, recall
-        (N,) thresholds as logits, and the share of the known particles found there; zeros if there
-        are none.
+        (N,) thresholds as logits, and the smooth share of particles found there; zeros if none is.
     """
     from scipy.special import ndtr
 
-    pairs = zip(found, known, strict=True)
-    own = [(f.of_class(kind.name), k.of_class(kind.name)) for f, k in pairs]
-    count = sum(len(k) for _, k in own)
-    scores = np.concatenate([best_scores(f, k, 0.5 * kind.radius) for f, k in own])
-    if not len(scores):
+    heights, count = _heights(found, shown, kind)
+    if judges is not None:
+        unseen, more = _heights(found, judges, kind)
+        if len(unseen) and len(heights):
+            heights = heights - max(0.0, float(np.median(heights) - np.median(unseen)))
+        heights, count = np.r_[heights, unseen], count + more
+    if not len(heights):
         return _LEVELS, np.zeros(len(_LEVELS))
-    heights = logits(scores)
     width = max(_LEAST_WIDTH, 0.9 * float(heights.std()) * len(heights) ** -0.2)  # Silverman's
     return _LEVELS, ndtr((heights[:, None] - _LEVELS) / width).sum(0) / count
+
+
+def _heights(
+    found: Sequence[Picks], known: Sequence[Picks], kind: ParticleClass
+) -> tuple[NDArray[np.float64], int]:
+    """Logits of the known particles of a class that are found, and how many are known."""
+    own = [picks.of_class(kind.name) for picks in known]
+    scores = [
+        best_scores(picks.of_class(kind.name), particles, 0.5 * kind.radius)
+        for picks, particles in zip(found, own, strict=True)
+    ]
+    return logits(np.concatenate(scores)), sum(map(len, own))
 
 
 def logits(scores: ArrayLike) -> NDArray[np.float64]:

@@ -1,66 +1,42 @@
 """Learning from some particles of a tomogram: what the unlabelled rest of it is taken for.
 
-A place without a label is not an empty place. The network of the moment looks at the tomogram
-again and again. What it finds with the confidence that it has in the known particles is taken for
-a particle; what is doubtful is not asked for; only the rest counts as background, the most
-particle-like places of it most often.
+A place without a label is not an empty place. The network of the moment looks at the tomogram now
+and then. What it finds there with the confidence that it has in known particles is taken for a
+particle from then on; what is doubtful is not asked for; only the rest counts as background.
+
+Networks are surer of the particles that they are trained on than of others. So every fourth known
+particle is not shown to the network but as it finds it by itself, like all unlabelled ones: these
+judge its confidence.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from napari_vox3d.inference.contrast import ContrastChoice
 from napari_vox3d.inference.picking import find_particles, score_particles
 from napari_vox3d.inference.tiles import Box, NetworkView
 from napari_vox3d.models import Model, ParticleClass, PickingInput
 from napari_vox3d.picks import Picks
-from napari_vox3d.progress import Progress
 from napari_vox3d.training.evaluation import best_scores
 from napari_vox3d.training.inputs import Example
 from napari_vox3d.training.picker_targets import Particles, Tomogram, particles_in
-from napari_vox3d.training.thresholds import (
-    LOWEST,
-    logits,
-    recall_of_some,
-    threshold_from_some,
-)
+from napari_vox3d.training.thresholds import LOWEST, logits, recall_of_some, threshold_from_some
 from napari_vox3d.volume import Volume
 
 LOOKS = (1 / 3, 2 / 3)  # shares of the training after which the tomograms are looked at
 _LOOKED_AT = 2**23  # voxels of the network: about 3 s of one core
-_MOST = 8  # particles taken for one that is known: enough, and no runaway
-_ALIKE = 0.5  # mean score from which on a class is taken for a new one
-_DOUBT = 0.98  # share of the known particles that a doubtful place would be among
-
-
-class Sorted(NamedTuple):
-    """What was found in a tomogram beside the known particles."""
-
-    taken: Picks
-    doubtful: Picks
-    rest: Picks
-
-
-def region_of(volume: Volume, picks: Picks, voxel_size: float) -> Box:
-    """Voxels about the known particles that are looked at: all of a tomogram that is not large."""
-    scale = voxel_size / volume.voxel_size  # voxels for one of the network
-    shape = np.array(volume.shape)
-    edge = float((shape / scale).max())
-    while np.prod(np.minimum(shape, edge * scale)) > _LOOKED_AT * np.prod(scale):
-        edge *= 0.95
-    size = np.ceil(np.minimum(shape, edge * scale)).astype(int)
-    middle = np.median(picks.positions / volume.voxel_size, axis=0)
-    start = np.clip(np.rint(middle - size / 2).astype(int), 0, shape - size)
-    z, y, x = (slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
-    return z, y, x
+_MOST = 8  # particles taken, and traps set, for one that is shown: enough, and no runaway
+_SURE, _DOUBT = 0.7, 0.98  # shares of the particles that are surer than the sure and the doubtful
+_ALIKE = 0.5  # mean score from which on a known class stands for a new one
 
 
 class Unlabelled:
-    """Tomograms of which some particles are known, and what becomes of the rest of them.
+    """Tomograms of which some particles are known, and what is made of the rest of them.
 
     Parameters
     ----------
@@ -70,7 +46,7 @@ class Unlabelled:
         Classes to learn.
     taken
         Input of the network.
-    device
+    contrast, device
         As for `score_particles`.
     progress
         Called while tomograms are looked at.
@@ -78,7 +54,7 @@ class Unlabelled:
     Attributes
     ----------
     tomograms
-        With the known particles alone.
+        What is learnt from before the first look.
     """
 
     def __init__(
@@ -86,117 +62,168 @@ class Unlabelled:
         examples: Sequence[Example],
         kinds: Sequence[ParticleClass],
         taken: PickingInput,
+        contrast: ContrastChoice | None,
         device: str,
-        progress: Progress,
+        progress: Callable[[int, int], None],
     ) -> None:
         names = [kind.name for kind in kinds]
-        self._volumes = [volume for volume, _ in examples]
-        self._known = [picks.select(np.isin(picks.labels, names)) for _, picks in examples]
         self._kinds, self._taken = list(kinds), taken
-        self._device, self._progress = device, progress
-        pairs = list(zip(self._volumes, self._known, strict=True))
-        self._regions = [region_of(*pair, taken.voxel_size) for pair in pairs]
-        self.tomograms = [
-            tomogram._replace(told=told(tomogram.view, region))
-            for (volume, picks), region in zip(pairs, self._regions, strict=True)
-            for tomogram in [Tomogram.of(volume, picks, kinds, taken)]
-        ]
+        self._contrast, self._device, self._progress = contrast, device, progress
+        self._volumes, self._regions, self.tomograms = [], [], list[Tomogram]()
+        self._shown, self._judges = [], []
+        self._learnt: list[Picks] = []  # those shown that are in the regions
+        for volume, given in examples:
+            picks = given.select(np.isin(given.labels, names))
+            region = region_of(volume, picks, taken.voxel_size)
+            inside = _inside(volume, picks, region)
+            judging = _every_fourth(picks, inside)
+            tomogram = Tomogram.of(volume, picks.select(~judging), kinds, taken, contrast)
+            doubtful = self._particles(tomogram.view, volume, picks.select(judging))
+            told = _in_view(tomogram.view, region)
+            self.tomograms.append(tomogram._replace(doubtful=doubtful, told=told))
+            self._volumes.append(volume)
+            self._regions.append(region)
+            self._learnt.append(picks.select(inside & ~judging))
+            self._judges.append(picks.select(judging))
+            self._shown.append(picks.select(~judging))
 
     def likeness(self, start: Model) -> dict[str, str]:
-        """Class of a model that each class new to it is taken for, where there is one."""
+        """Class of a model that each class may start from: that of its name, or one much alike."""
         known = {kind.name for kind in start.card.classes}
-        new = [kind for kind in self._kinds if kind.name not in known]
-        if not new:
-            return {}
-        found = self._found(start)
-        alike = {}
-        for kind in new:
-            seen = {
-                other.name: self._mean_score(found, kind, other) for other in start.card.classes
-            }
-            best = max(seen, key=lambda name: seen[name])
-            if seen[best] > _ALIKE:
-                alike[kind.name] = best
+        alike = {kind.name: kind.name for kind in self._kinds if kind.name in known}
+        if len(alike) < len(self._kinds):
+            found = self._found(start)
+            for kind in self._kinds:
+                seen = {
+                    name: self._mean_score([picks.of_class(name) for picks in found], kind)
+                    for name in known
+                }
+                best = max(seen, key=lambda name: seen[name])
+                if kind.name not in known and seen[best] > _ALIKE:
+                    alike[kind.name] = best
         return alike
 
-    def _mean_score(
-        self, found: Sequence[Picks], kind: ParticleClass, other: ParticleClass
-    ) -> float:
-        """Mean score as class `other` of the known particles of a class."""
-        own = [picks.of_class(kind.name) for picks in self._known]
-        scores = [
-            best_scores(picks.of_class(other.name), known, 0.5 * kind.radius)
-            for picks, known in zip(found, own, strict=True)
-        ]
-        return float(np.concatenate(scores).sum()) / max(1, sum(map(len, own)))
-
-    def _found(self, model: Model) -> list[Picks]:
-        """All that a model finds at a low threshold."""
-        return [
-            find_particles(
-                score_particles(
-                    volume, model, region=region, device=self._device, progress=self._progress
-                ),
-                threshold=LOWEST,
-            )
-            for volume, region in zip(self._volumes, self._regions, strict=True)
-        ]
-
     def look(self, model: Model) -> list[Tomogram]:
-        """Tomograms with what the model of the moment finds in them, sorted."""
+        """What is learnt from after the model of the moment has looked at the tomograms."""
         found = self._found(model)
-        parts = [_sort(found, self._known, kind) for kind in self._kinds]
+        sorted_ = [self._sorted(found, kind) for kind in self._kinds]
         tomograms = []
-        for n, tomogram in enumerate(self.tomograms):
-            taken, doubtful, rest = (
-                Picks.concatenate(picks) for picks in zip(*(part[n] for part in parts), strict=True)
-            )
-            particles, unsure, traps = (
-                self._particles(n, picks)
-                for picks in (Picks.concatenate([self._known[n], taken]), doubtful, rest)
+        for n, (tomogram, volume) in enumerate(zip(self.tomograms, self._volumes, strict=True)):
+            sure, doubtful, traps = (
+                self._particles(tomogram.view, volume, Picks.concatenate(picks))
+                for picks in zip(
+                    (self._shown[n], self._judges[n], self._shown[n].select([])),
+                    *(of_kind[n] for of_kind in sorted_),
+                    strict=True,
+                )
             )
             tomograms.append(
-                tomogram._replace(particles=particles, doubtful=unsure, traps=traps.positions)
+                tomogram._replace(particles=sure, doubtful=doubtful, traps=traps.positions)
             )
         return tomograms
 
-    def _particles(self, n: int, picks: Picks) -> Particles:
-        view, volume = self.tomograms[n].view, self._volumes[n]
+    def thresholds(self, model: Model) -> dict[str, float]:
+        """Threshold of each class of a model, see `threshold_from_some`."""
+        found = self._found(model)
+        return {
+            kind.name: threshold_from_some(found, self._learnt, kind, self._judges)
+            for kind in model.card.classes
+        }
+
+    def _found(self, model: Model) -> list[Picks]:
+        """All that a model finds at a low threshold."""
+        maps = (
+            score_particles(
+                volume,
+                model,
+                region=region,
+                contrast=self._contrast,
+                device=self._device,
+                progress=self._progress,
+            )
+            for volume, region in zip(self._volumes, self._regions, strict=True)
+        )
+        return [find_particles(scores, threshold=LOWEST) for scores in maps]
+
+    def _mean_score(self, found: Sequence[Picks], kind: ParticleClass) -> float:
+        """Mean score of the particles of a class, those not found counting 0."""
+        own = [picks.of_class(kind.name) for picks in self._learnt]
+        pairs = zip(found, own, strict=True)
+        scores = [best_scores(picks, known, 0.5 * kind.radius) for picks, known in pairs]
+        return float(np.concatenate(scores).sum()) / max(1, sum(map(len, own)))
+
+    def _sorted(
+        self, found: Sequence[Picks], kind: ParticleClass
+    ) -> list[tuple[Picks, Picks, Picks]]:
+        """Sure ones, doubtful ones and traps among what was found, away from what was shown."""
+        sure, doubt = self._limits(found, kind)
+        most = _MOST * sum(len(picks.of_class(kind.name)) for picks in self._shown)
+        parts = []
+        for picks, shown in zip(found, self._shown, strict=True):
+            own = picks.of_class(kind.name)
+            if len(shown):
+                own = own.select(cKDTree(shown.positions).query(own.positions)[0] >= kind.radius)
+            heights, rank = logits(np.asarray(own.scores)), np.arange(len(own))  # the highest come first
+            certain = (heights >= sure) & (rank < most)
+            doubtful = (heights >= doubt) & ~certain
+            traps = np.flatnonzero(heights < doubt)[:most]
+            parts.append((own.select(certain), own.select(doubtful), own.select(traps)))
+        return parts
+
+    def _limits(self, found: Sequence[Picks], kind: ParticleClass) -> tuple[float, float]:
+        """Logits from which on a place is surely a particle, and from which on it is doubtful."""
+        levels, recall = recall_of_some(found, self._learnt, kind, self._judges)
+        threshold = threshold_from_some(found, self._learnt, kind, self._judges)
+        middle = float(logits(threshold))
+        few, most = (levels[recall >= share].max(initial=levels[0]) for share in (_SURE, _DOUBT))
+        return max(middle, few), min(middle, most)
+
+    def _particles(self, view: NetworkView, volume: Volume, picks: Picks) -> Particles:
         return particles_in(view, volume, picks, self._kinds, self._taken.voxel_size)
 
 
-def told(view: NetworkView, region: Box) -> Box:
-    """Voxels of the view for a region of the tomogram."""
-    low, high = (
-        view.from_index(np.array(ends) - 0.5) + 0.5
-        for ends in ([part.start for part in region], [part.stop for part in region])
-    )
-    z, y, x = (slice(round(a), round(b)) for a, b in zip(low, high, strict=True))
+def region_of(volume: Volume, picks: Picks, voxel_size: float) -> Box:
+    """Voxels about the known particles that are looked at: all of a tomogram that is not large.
+
+    Parameters
+    ----------
+    volume
+        Tomogram.
+    picks
+        Known particles.
+    voxel_size
+        Å of the network.
+    """
+    scale = voxel_size / volume.voxel_size  # voxels for one of the network
+    shape = np.array(volume.shape)
+    edge = float((shape / scale).max())
+    while np.prod(np.minimum(shape / scale, edge)) > _LOOKED_AT:
+        edge *= 0.95
+    size = np.ceil(np.minimum(shape, edge * scale)).astype(int)
+    middle = np.median(picks.positions, axis=0) / volume.voxel_size if len(picks) else shape / 2
+    start = np.clip(np.rint(middle - size / 2).astype(int), 0, shape - size)
+    z, y, x = (slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
     return z, y, x
 
 
-def _sort(found: Sequence[Picks], known: Sequence[Picks], kind: ParticleClass) -> list[Sorted]:
-    """Sort what was found of a class away from all known particles, for each tomogram."""
-    sure, doubtful = _limits(found, known, kind)
-    most = _MOST * sum(int((picks.labels == kind.name).sum()) for picks in known)
-    parts = []
-    for picks, clicked in zip(found, known, strict=True):
-        own = picks.of_class(kind.name)
-        if len(clicked):
-            near = cKDTree(clicked.positions).query(own.positions)[0]
-            own = own.select(near >= kind.radius)
-        heights, rank = logits(np.asarray(own.scores)), np.arange(len(own))  # highest first
-        taken = (heights >= sure) & (rank < most)
-        unsure = (heights >= doubtful) & ~taken
-        parts.append(Sorted(own.select(taken), own.select(unsure), own.select(~taken & ~unsure)))
-    return parts
+def _in_view(view: NetworkView, region: Box) -> Box:
+    """Voxels of a view for a region of its tomogram."""
+    ends = np.array([(part.start, part.stop) for part in region]).T - 0.5
+    first, last = np.rint(view.from_index(ends) + 0.5).astype(int).tolist()
+    z, y, x = (slice(a, b) for a, b in zip(first, last, strict=True))
+    return z, y, x
 
 
-def _limits(
-    found: Sequence[Picks], known: Sequence[Picks], kind: ParticleClass
-) -> tuple[float, float]:
-    """Logits from which on a place is taken for a particle, and from which on it is doubtful."""
-    levels, recall = recall_of_some(found, known, kind)
-    threshold = float(logits(np.array([threshold_from_some(found, known, kind)]))[0])
-    sure = levels[recall >= _DOUBT]
-    return threshold, min(threshold, float(sure[-1]) if len(sure) else levels[0])
+def _inside(volume: Volume, picks: Picks, region: Box) -> NDArray[np.bool_]:
+    """Which picks lie in a region."""
+    first, last = np.array([(part.start, part.stop) for part in region]).T
+    index = np.rint(picks.positions / volume.voxel_size)
+    return ((index >= first) & (index < last)).all(axis=1)
+
+
+def _every_fourth(picks: Picks, eligible: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """Which particles judge: of each class the second, the sixth, ... of those eligible."""
+    chosen = np.zeros(len(picks), bool)
+    for name in picks.classes:
+        chosen[np.flatnonzero(eligible & (picks.labels == name))[1::4]] = True
+    return chosen
