@@ -20,9 +20,10 @@ lint: $(VENV)/ready
 bench: $(VENV)/ready
 	for script in benchmarks/*.py; do scripts/with_virtual_display $(BIN)/python $$script || exit 1; done
 
-# Ten thousand damaged files: what became of them, the slowest, and the memory that they took.
+# Ten thousand damaged files, and the tests of robustness with thousands of cases: what became of
+# them, the slowest, and the memory that they took.
 soak: $(VENV)/ready
-	$(BIN)/python tests/robustness/soak.py
+	OMP_NUM_THREADS=1 scripts/with_virtual_display $(BIN)/python tests/robustness/soak.py
 
 # torch goes first: the other requirements would take the newest build with all of CUDA.
 $(VENV)/ready: pyproject.toml scripts/system_packages

@@ -326,7 +326,9 @@ def tables(folder, text):
 # Models
 
 
-def elf_model():
+def elf_model(seed=0):
+    import torch
+
     from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec
     from napari_vox3d.networks import build
 
@@ -336,6 +338,7 @@ def elf_model():
         input=ELFInput(channels=["sad"]), network=NetworkSpec(name="ELFPredictor",
                                                               arguments=arguments),
     )  # fmt: skip
+    torch.manual_seed(seed)
     return Model(card, build("ELFPredictor", **arguments).state_dict())
 
 

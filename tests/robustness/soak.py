@@ -1,6 +1,8 @@
-"""Thousands of damaged files, read in a process that may not hang, crash or take much memory.
+"""The long form of the tests of this folder, and a table of all that was tried.
 
-``python tests/robustness/soak.py`` prints a table; ``… FORMAT SEED`` tells of one file again.
+First thousands of damaged files are read in a process that may not hang, crash or take much memory;
+then the tests run with many more cases than they have elsewhere: killed writes and trainings, full
+disks, too little memory, volumes of 20 GB, hundreds of rounds.
 """
 
 import argparse
@@ -13,13 +15,17 @@ import threading
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
+import pytest
+from worker import peak, reset_peak
 
 HANGS = 20.0  # seconds of the processor without an answer
 SILENT = 600.0  # seconds of the clock, be the machine ever so busy
 WORKER = Path(__file__).with_name("worker.py")
+LONG = "VOX3D_SOAK"  # in the environment: tests take their time
 READ, REFUSED, GENERAL = "read", "refused", "refused in general words"
 
 
@@ -136,22 +142,118 @@ def table(results):
     return "\n".join(lines)
 
 
+class Record:
+    """Plugin of pytest that notes what each test function tried."""
+
+    def __init__(self):
+        self.rows = {}
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_call(self, item):
+        """Measure a test that has no cases of its own."""
+        before, start = reset_peak(), time.process_time()
+        try:
+            return (yield)
+        finally:
+            self._row(item.nodeid).took(time.process_time() - start, peak() - before)
+
+    def pytest_runtest_logreport(self, report):
+        """Note how a test ended; its cases are known when it is torn down."""
+        row = self._row(report.nodeid)
+        if report.failed:
+            row.failures += 1
+            print(f"{report.nodeid}\n{report.longreprtext[-3000:]}", file=sys.stderr, flush=True)
+        elif report.skipped:
+            row.skipped += 1
+        elif report.when == "teardown":
+            row.ended(dict(report.user_properties))
+
+    def _row(self, nodeid):
+        name = nodeid.split("::")[1].split("[")[0].removeprefix("test_").replace("_", " ")
+        return self.rows.setdefault(name, Row())
+
+
+@dataclass
+class Row:
+    """What a test function tried: cases, failures, and the slowest and the largest of them."""
+
+    cases: int = 0
+    failures: int = 0
+    skipped: int = 0
+    slowest: float = 0.0
+    memory: int = 0
+    _last: tuple[float, int] = (0.0, 0)
+
+    def took(self, seconds, memory):
+        self._last = seconds, memory
+
+    def ended(self, counted):
+        self.cases += counted.get("cases", 1) or 1
+        seconds, memory = self._last
+        self.slowest = max(self.slowest, counted.get("slowest") or seconds)
+        self.memory = max(self.memory, counted.get("memory") or memory)
+        self._last = 0.0, 0
+
+
+def run_tests(more=()):
+    """Run the tests of this folder in their long form.
+
+    Returns
+    -------
+    dict of str to Row
+        By what they try.
+    """
+    os.environ[LONG] = "1"
+    record = Record()
+    folder = str(Path(__file__).parent)
+    pytest.main([folder, "-q", "-p", "no:cacheprovider", "--timeout=3600", *more], [record])
+    return record.rows
+
+
+def table_of_all(rows):
+    """Markdown table of what each test function tried."""
+    lines = ["| what | cases | failures | slowest | peak memory |", "|---|---:|---:|---:|---:|"]
+    for name, row in sorted(rows.items()):
+        if row.cases or row.failures:
+            lines.append(f"| {name} | {row.cases} | {row.failures} | {row.slowest:.1f} s | "
+                         f"{row.memory / 2**20:.0f} MB |")  # fmt: skip
+        else:
+            lines.append(f"| {name} | not tried here | | | |")
+    cases, failures = (sum(getattr(row, name) for row in rows.values())
+                       for name in ("cases", "failures"))  # fmt: skip
+    slowest, memory = (max(getattr(row, name) for row in rows.values())
+                       for name in ("slowest", "memory"))  # fmt: skip
+    total = f"| all | {cases} | {failures} | {slowest:.1f} s | {memory / 2**20:.0f} MB |"
+    return "\n".join([*lines, total])
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--files", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="first seed")
-    parser.add_argument("--format", action="append")
+    parser.add_argument("--format", action="append", help="read files of this format alone")
     parser.add_argument("--general", action="store_true", help="show refusals in general words")
+    parser.add_argument("--tests", help="run only tests whose names hold this, and read no files")
     options = parser.parse_args()
     results = []
-    for result in soak(options.files, options.format, options.first):
+    for result in () if options.tests else soak(options.files, options.format, options.first):
         results.append(result)
         shown = ("wrong", GENERAL) if options.general else ("wrong",)
         if result["outcome"] in shown:
             print(f"{result['format']} {result['seed']} {result['outcome']}: {result['said']}",
                   file=sys.stderr, flush=True)  # fmt: skip
-    print(table(results))
-    sys.exit(any(result["outcome"] == "wrong" for result in results))
+    rows = {}
+    if not options.format:
+        rows = run_tests(["-k", options.tests] if options.tests else [])
+    wrong = sum(result["outcome"] == "wrong" for result in results)
+    if results:
+        print(table(results))
+        rows["damaged files are read or refused"] = Row(
+            len(results), wrong, 0, max(one["seconds"] for one in results),
+            max(one["memory"] for one in results),
+        )  # fmt: skip
+    print(table_of_all(rows))
+    sys.exit(any(row.failures for row in rows.values()))
 
 
 if __name__ == "__main__":

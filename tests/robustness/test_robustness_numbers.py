@@ -8,16 +8,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from ase import Atoms
 from samples import MOLECULE
 
 import napari_vox3d as vox
 from napari_vox3d import Volume
+from napari_vox3d.density import tsirelson_stash_elf
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import read_volumes, write_volume
 from napari_vox3d.inference.picking import pick_particles
 from napari_vox3d.inference.tiles import Normalisation
 from napari_vox3d.models import Model, ModelCard, NetworkSpec, ParticleClass, PickingInput
 from napari_vox3d.networks import build
+from napari_vox3d.picks import Picks
+from napari_vox3d.training import picking
+from napari_vox3d.training.picker_forms import DenseForm
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from elf_models import SILICON, density, model
@@ -235,3 +240,127 @@ def test_atoms_that_are_nowhere_are_refused():
     lost.positions[0] = np.nan
     with pytest.raises(Vox3dError, match="no finite numbers"):
         vox.predict_elf(lost, model(), device="cpu")
+
+
+# --- what is measured and learnt -----------------------------------------------------------------
+
+DENSITY = {"quantity": "electron density", "unit": "e/Å³"}
+MEASURES = {
+    "maxima": vox.find_maxima,
+    "statistics": vox.volume_statistics,
+    "comparison": lambda volume: vox.compare_volumes(volume, volume),
+    "line": lambda volume: vox.line_profile(volume, [0.0, 0, 0], [1.0, 2, 3]),
+    "plane": lambda volume: vox.lattice_plane(volume, (1, 1, 0)),
+    "surface": lambda volume: vox.isosurface(volume, 0.5),
+    "formula": lambda volume: tsirelson_stash_elf(replace(volume, **DENSITY)),
+}
+
+
+def numbers_of(result):
+    """All numbers of a result, in one array."""
+    if isinstance(result, dict):
+        result = list(result.values())
+    elif hasattr(result, "__dict__") and not isinstance(result, np.ndarray):
+        result = [value for name, value in vars(result).items() if name != "metadata"]
+    if isinstance(result, list | tuple):
+        return np.concatenate([np.zeros(0), *map(numbers_of, result)])
+    values = np.asarray(result) if isinstance(result, np.ndarray | float | int) else np.zeros(0)
+    return values.astype(float).ravel() if values.dtype.kind in "fiub" else np.zeros(0)
+
+
+@pytest.mark.parametrize("measure", MEASURES)
+@pytest.mark.parametrize("kind", ODD)
+def test_odd_crystals_are_measured_in_finite_numbers_or_refused(kind, measure):
+    if kind == "no voxels":
+        return
+    volume = Volume.on_lattice(ODD[kind], MOLECULE.cell.array, quantity="elf", atoms=MOLECULE)
+    found = sentence_or(MEASURES[measure], volume)
+    assert found is None or np.isfinite(numbers_of(found)).all()
+
+
+LEARNT = ("nan", "one infinite", "zeros", "i1", "u2", "beyond float32", "one voxel", "plane")
+
+
+@pytest.fixture
+def quick_training(monkeypatch):
+    monkeypatch.setattr(DenseForm, "edge", 16)
+    monkeypatch.setattr(
+        picking,
+        "estimate_thresholds",
+        lambda model, *_, **__: {kind.name: 0.5 for kind in model.card.classes},
+    )
+
+
+def all_finite(model):
+    return all(torch.isfinite(part).all() for part in model.network().state_dict().values())
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_a_picker_learns_finite_numbers_or_the_volume_is_refused(quick_training, long, kind):
+    if kind not in LEARNT and not long:
+        pytest.skip("only in the long form")
+    middle = np.array(ODD[kind].shape) / 2
+    picks = Picks.from_indices([middle], "a", voxel_size=10, radii=40.0)
+    how = {"base": None, "network": "unet", "steps": 1, "device": "cpu"}
+    made = sentence_or(vox.train_picker, [(Volume(ODD[kind], 10.0), picks)], **how)
+    assert made is None or all_finite(made)
+
+
+@pytest.mark.parametrize("kind", ODD)
+def test_an_elf_model_learns_finite_numbers_or_the_volume_is_refused(long, kind):
+    if kind == "no voxels" or (kind not in LEARNT and not long):
+        pytest.skip("only in the long form")
+    elf = Volume.on_lattice(ODD[kind], SILICON.cell.array, quantity="elf", atoms=SILICON)
+    made = sentence_or(vox.train_elf, [elf], steps=1, spacing=0.8, device="cpu")
+    assert made is None or all_finite(made)
+
+
+def silicon(**changes):
+    atoms = SILICON.copy()
+    if "cell" in changes:
+        atoms.set_cell(changes["cell"], scale_atoms=True)
+    if "positions" in changes:
+        atoms.positions = changes["positions"]
+    return atoms
+
+
+ATOMS = {
+    "none": SILICON[:0],
+    "no cell": Atoms("Si", [[0, 0, 0]]),
+    "flat cell": Atoms("Si", [[0, 0, 0]], cell=[[3, 0, 0], [0, 3, 0], [1, 1, 0]]),
+    "left-handed": silicon(cell=SILICON.cell.array[[1, 0, 2]]),
+    "mirrored": silicon(cell=-SILICON.cell.array),
+    "tiny": silicon(cell=1e-3 * SILICON.cell.array),
+    "needle": silicon(cell=[[0.5, 0, 0], [0, 0.5, 0], [0, 0, 60]]),
+    "one place": silicon(positions=np.zeros((2, 3))),
+    "far away": silicon(positions=SILICON.positions + 1e6),
+    "nowhere": silicon(positions=[[0, 0, 0], [np.nan, 0, 0]]),
+    "unknown": Atoms("X", [[0, 0, 0]], cell=[3, 3, 3], pbc=True),
+    "heaviest": Atoms("Og", [[0, 0, 0]], cell=[3, 3, 3], pbc=True),
+    "not periodic": Atoms("Si", [[0, 0, 0]], cell=[4, 4, 4], pbc=False),
+}
+
+
+@pytest.mark.parametrize("kind", ATOMS)
+def test_odd_atoms_are_superposed_to_finite_numbers_or_refused(kind):
+    found = sentence_or(vox.superpose_atoms, ATOMS[kind], (12, 12, 12))
+    if found is not None:
+        values = np.asarray(found.values)
+        assert np.isfinite(values).all()
+        assert values.min() >= 0
+        assert values.max() > 0
+    if kind in ("left-handed", "mirrored", "one place"):
+        usual = vox.superpose_atoms(SILICON, (12, 12, 12))
+        assert np.mean(found.values) == pytest.approx(np.mean(usual.values), rel=0.05)
+
+
+@pytest.mark.parametrize("grid", [
+    {"shape": (0, 4, 4)}, {"shape": (-4, 4, 4)}, {"shape": (10**6,) * 3}, {"spacing": 0},
+    {"spacing": -0.2}, {"spacing": np.nan}, {"spacing": np.inf}, {"spacing": 1e-9},
+])  # fmt: skip
+@pytest.mark.parametrize("function", [
+    vox.superpose_atoms, lambda atoms, **grid: vox.predict_elf(atoms, "promolecule", **grid)
+])  # fmt: skip
+def test_impossible_grids_are_refused_before_memory_is_taken(function, grid):
+    with pytest.raises(Vox3dError):
+        function(SILICON, **grid)

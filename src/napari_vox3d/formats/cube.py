@@ -264,10 +264,10 @@ def write(path: str | Path, volume: Volume) -> None:
         comment += f", {_NOT_PERIODIC}"
     comment = f"{comment} {as_text(volume.metadata, most=_LINE)}"
     # ASE writes the numbers with numpy.tofile, which wants a real, uncompressed file.
-    with tempfile.TemporaryFile("w+", encoding="utf-8") as plain:
+    with write_aside(path) as aside, tempfile.TemporaryFile("w+", encoding="utf-8") as plain:
         write_cube(plain, atoms, values, volume.origin[::-1], comment)
         plain.seek(0)
-        with write_aside(path) as aside, create_bytes(aside, path.name) as file:
+        with create_bytes(aside, path.name) as file:
             for block in iter(lambda: plain.read(1 << 20), ""):
                 file.write(block.encode())
             file.write(b"\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmap import ALLOCATIONGRANULARITY
+import mmap
 from typing import Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from napari_vox3d.errors import FormatError
 
 _COPIED = 1 << 28  # bytes; what is larger stays a view of the file
+_SOON_READ_AGAIN = 1 << 22  # bytes; smaller parts are planes that somebody goes through
 
 
 def guarded(values: Any) -> Any:
@@ -35,7 +36,7 @@ class MappedValues(np.memmap):
     def __getitem__(self, index: Any) -> Any:
         if self._mmap is None:  # a copy
             return self.view(np.ndarray)[index]
-        start = self.offset - self.offset % ALLOCATIONGRANULARITY
+        start = self.offset - self.offset % mmap.ALLOCATIONGRANULARITY
         if self._mmap.size() < start + len(self._mmap):
             raise FormatError(
                 self.filename,
@@ -44,7 +45,11 @@ class MappedValues(np.memmap):
             )
         found = super().__getitem__(index)
         if isinstance(found, np.ndarray) and found.nbytes <= _COPIED:
-            return found.view(np.ndarray).copy(order="K")
+            copy = found.view(np.ndarray).copy(order="K")
+            if copy.nbytes > _SOON_READ_AGAIN and hasattr(mmap, "MADV_DONTNEED"):
+                # Pages of the file would count as memory of this program as long as it is open.
+                self._mmap.madvise(mmap.MADV_DONTNEED)
+            return copy
         return found
 
     def __array_wrap__(
