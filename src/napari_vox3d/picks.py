@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from napari_vox3d.volume import Volume
 
 _MADE_ON = "made_on"  # in metadata: the grid that picks were on before they were moved
+_COLUMNS = ("positions", "labels", "scores", "angles", "radii", "decisions")
+ACCEPTED, REJECTED, UNDECIDED = "accepted", "rejected", ""
 _PIXEL_SIZE = "tilt_series_pixel_size"
 
 CLASS_COLOURS = (
@@ -49,6 +51,9 @@ class Picks:
         (3,) Å (z, y, x) of the tomogram; a scalar serves all axes; None if unknown.
     metadata
         Provenance.
+    decisions
+        (N,) what a person decided on each: ``"accepted"``, ``"rejected"`` or ``""``; None if
+        nobody went through them.
 
     Raises
     ------
@@ -65,6 +70,7 @@ class Picks:
     shape: tuple[int, int, int] | None = None
     voxel_size: NDArray[np.float64] | None = None
     metadata: dict[str, Any] = field(default_factory=dict)
+    decisions: NDArray[np.str_] | None = None
 
     def __post_init__(self) -> None:
         positions = np.asarray(self.positions, float).reshape(-1, 3)
@@ -75,6 +81,8 @@ class Picks:
         }
         if self.radii is not None:
             columns["radii"] = np.asarray(self.radii, float)
+        if self.decisions is not None:
+            columns["decisions"] = np.asarray(self.decisions, str)
         for name, column in columns.items():
             if column.ndim == 0:
                 columns[name] = column = np.full(count, column)
@@ -104,12 +112,15 @@ class Picks:
     def concatenate(cls, parts: Sequence[Picks]) -> Picks:
         """Join picks of one tomogram; frame and metadata are those of the first part.
 
-        Angles and radii are kept only if every part has them.
+        Angles and radii are kept only if every part has them; without a decision picks are
+        undecided.
         """
         if not parts:
             return cls(np.zeros((0, 3)), np.zeros(0, str))
         columns: dict[str, Any] = {}
-        for name in ("positions", "labels", "scores", "angles", "radii"):
+        if any(part.decisions is not None for part in parts):
+            parts = [part._judged() for part in parts]
+        for name in _COLUMNS:
             present = [getattr(part, name) for part in parts]
             columns[name] = None if any(p is None for p in present) else np.concatenate(present)
         return replace(parts[0], **columns)
@@ -145,10 +156,26 @@ class Picks:
         if not chosen.size:  # an empty list is an array of floats
             chosen = chosen.astype(int)
         columns: dict[str, Any] = {}
-        for name in ("positions", "labels", "scores", "angles", "radii"):
+        for name in _COLUMNS:
             column = getattr(self, name)
             columns[name] = None if column is None else column[chosen]
         return replace(self, **columns)
+
+    @property
+    def kept(self) -> Picks:
+        """Picks that nobody rejected."""
+        return self if self.decisions is None else self.select(self.decisions != REJECTED)
+
+    @property
+    def rejected(self) -> Picks:
+        """Picks that somebody rejected."""
+        return self.select([] if self.decisions is None else self.decisions == REJECTED)
+
+    def _judged(self) -> Picks:
+        """The same, undecided where nobody went through them."""
+        return self if self.decisions is not None else replace(
+            self, decisions=np.full(len(self), UNDECIDED)
+        )  # fmt: skip
 
     def of_class(self, name: str) -> Picks:
         """Picks of one class."""

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.picks import Picks
+from napari_vox3d.picks import ACCEPTED, REJECTED, UNDECIDED, Picks
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
-UNDECIDED, ACCEPTED, REJECTED, DELETED = "", "accepted", "rejected", "deleted"
+DELETED = "deleted"
 SAME_PLACE = 1.0  # Å within which a pick that is found again is the same one
 
 Row = dict[str, Any]
@@ -38,7 +38,7 @@ class Review:
     Parameters
     ----------
     picks
-        Picks as they were found.
+        Picks as they were found, with what was decided before if they know it.
     thresholds
         Score by class that a pick needed. Default, for each class: its least score.
 
@@ -55,10 +55,12 @@ class Review:
     """
 
     def __init__(self, picks: Picks, thresholds: Mapping[str, float] | None = None):
-        self.picks = picks
+        self.picks = replace(picks, decisions=None)
         self.numbers = np.arange(len(picks))
         self.states = np.full(len(picks), UNDECIDED, object)
-        self.seen = np.zeros(len(picks), bool)
+        if picks.decisions is not None:
+            self.states[:] = picks.decisions
+        self.seen = self.states != UNDECIDED
         self._found_at = picks.positions.copy()  # NaN where a person put the pick
         self._found_as = picks.labels.astype(object)
         self._deleted: list[Row] = []
@@ -223,7 +225,7 @@ class Review:
         self._next += int((~known).sum())
         rows = np.array([before.get(number, -1) for number in numbers.tolist()], int)
         scores = np.where(known, np.asarray(picks.scores), np.nan)
-        self._take(replace(picks, scores=scores), numbers, rows)
+        self._take(replace(picks, scores=scores, decisions=None), numbers, rows)
         self.states[~known], self.seen[~known] = ACCEPTED, True
 
     def find_again(self, found: Picks) -> None:

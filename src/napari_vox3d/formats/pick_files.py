@@ -80,7 +80,7 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
     path
         File to write.
     picks
-        Picks of one tomogram.
+        Picks of one tomogram; rejected ones too, if the format can say that they are.
     format
         One of `PICK_FORMATS`, which also tells what each can hold: ``"relion5"`` (default for
         .star), ``"relion4"``, ``"copick"``, ``"dynamo"``, ``"imod"``, ``"imod-points"``,
@@ -99,6 +99,7 @@ def write_picks(path: str | Path, picks: Picks, format: str | None = None) -> li
     """
     path = Path(path)
     known = _known_format_to_write(path, format)
+    picks = picks if known.decisions else picks.kept
     more = format_module(known.module).write(path, picks, **known.options)
     return [path, *(more or [])]
 
@@ -174,6 +175,8 @@ def write_pick_collection(
         )
     if not all(picks.tomogram for picks in collection):
         raise FormatError(path, "cannot tell the tomograms apart, because not all have a name")
+    if not known.decisions:
+        collection = [picks.kept for picks in collection]
     more = format_module(known.module).write_collection(path, collection, **known.options)
     return [path, *(more or [])]
 

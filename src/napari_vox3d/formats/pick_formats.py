@@ -24,8 +24,8 @@ class PickFormat:
         ``"names"``, ``"numbers"``, ``"one"`` (a file holds one class), or ``"none"``.
     counts_in
         Unit of positions: ``"angstrom"`` or ``"voxels"``.
-    scores, angles, radii
-        Whether it holds them.
+    scores, angles, radii, decisions
+        Whether it holds them; what cannot hold decisions is given no rejected picks.
     several_tomograms
         Whether a file may hold picks of several tomograms, of which one is read.
     needs
@@ -42,6 +42,7 @@ class PickFormat:
     scores: bool = False
     angles: bool = False
     radii: bool = False
+    decisions: bool = False
     several_tomograms: bool = False
     needs: tuple[str, ...] = ("voxel size",)
     options: Mapping[str, bool] = field(default_factory=dict)
@@ -51,10 +52,12 @@ class PickFormat:
 PICK_FORMATS: dict[str, PickFormat] = {
     "relion5": PickFormat(
         "RELION 5", ".star", "star", "names", "angstrom", scores=True, angles=True, radii=True,
+        decisions=True,
         several_tomograms=True, needs=("voxel size", "shape"), options={"centred": True},
     ),
     "relion4": PickFormat(
         "RELION 4, Warp", ".star", "star", "names", scores=True, angles=True, radii=True,
+        decisions=True,
         several_tomograms=True, options={"centred": False},
     ),
     "copick": PickFormat(
@@ -77,6 +80,7 @@ PICK_FORMATS: dict[str, PickFormat] = {
     "portal": PickFormat("CryoET Data Portal", ".ndjson", "portal", "one", angles=True),
     "csv": PickFormat(
         "Table", ".csv", "table", "names", "angstrom", scores=True, angles=True, radii=True,
+        decisions=True,
         several_tomograms=True, needs=(),
     ),
 }  # fmt: skip

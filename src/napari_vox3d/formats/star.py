@@ -4,8 +4,8 @@ RELION 5 writes Å relative to a centre that it defines as ``size / 2 - 1`` in v
 series (``relion/tomography_python_programs/get_particle_poses``). RELION 4 and others write voxel
 indices counted from 0, of the tilt series' pixel size where the file names one, else of the
 tomogram. RELION has no class names and no radii; these files carry them in the columns
-``vox3dClass`` and ``vox3dRadius`` (Å), which RELION keeps and ignores, and scores in
-``rlnAutopickFigureOfMerit``.
+``vox3dClass``, ``vox3dRadius`` (Å) and ``vox3dReview`` (accepted, rejected or undecided), which
+RELION keeps and ignores, and scores in ``rlnAutopickFigureOfMerit``.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import numpy as np
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
 from napari_vox3d.formats.comments import read_run, write_runs
+from napari_vox3d.formats.decisions import decisions_from, decisions_in_words
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
@@ -68,6 +69,7 @@ _ANGLES_OF_M = [[f"wrpAngle{name}{n}" for name in ("Rot", "Tilt", "Psi")] for n 
 _FRAME_ANGLES = [f"rlnTomoSubtomogram{name}" for name in ("Rot", "Tilt", "Psi")]
 _TOMOGRAMS = ("rlnTomoName", "rlnMicrographName", "wrpSourceName")
 _SCORES = ("rlnAutopickFigureOfMerit", "rlnLCCmax")
+_REVIEW = "vox3dReview"
 _TEXTS = ("rlnTomoName", "vox3dClass")
 _QUOTES = str.maketrans({"'": "’", '"': "”"})  # readers take either for the end of a quotation
 # What STAR gives a meaning of its own: the beginning of a block, a name, or a comment.
@@ -160,6 +162,7 @@ def _picks(
         None if score is None else _columns(path, particles, [score], missing=True)[:, 0],
         _angles(path, particles),
         _radii(path, particles),
+        decisions=decisions_from(particles.get(_REVIEW)),
         metadata={**_metadata(pixel_size, sizes_of(blocks)), **read_run(path, tomogram)},
         **{**frame, "tomogram": _plain(tomogram) or frame.get("tomogram", "")},
     )
@@ -263,6 +266,8 @@ def _columns_of(
     table["vox3dClass"] = picks.labels
     if picks.radii is not None:
         table["vox3dRadius"] = picks.radii
+    if picks.decisions is not None:
+        table[_REVIEW] = decisions_in_words(picks.decisions)
     if not np.isnan(np.asarray(picks.scores)).all():
         table[_SCORES[0]] = picks.scores
     return table

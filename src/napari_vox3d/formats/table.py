@@ -1,7 +1,8 @@
 """Picks as CSV: one row per particle, with columns that say axis and unit.
 
 Columns written: ``tomogram, class, score, z_px, y_px, x_px, z_angstrom, y_angstrom, x_angstrom``,
-and, where known, ``rot, tilt, psi`` (ZYZ Euler angles in degrees) and ``radius_angstrom``. The
+and, where known, ``rot, tilt, psi`` (ZYZ Euler angles in degrees), ``radius_angstrom`` and
+``review`` (accepted, rejected or undecided). The
 voxel columns are left out when the voxel size is unknown. The tables that napari saves for points
 (``axis-0, axis-1, axis-2``, in voxels) can be read too, and those of copick and of the CZII
 challenge, whose ``x, y, z`` are Å, be they separated by commas, semicolons or tabs.
@@ -18,6 +19,7 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_csv
+from napari_vox3d.formats.decisions import decisions_from, decisions_in_words
 from napari_vox3d.formats.frame import (
     UNNAMED_CLASS,
     frame_of,
@@ -44,6 +46,7 @@ _OF_COPICK = {
     "pickable_object_name": "class",
 }
 _RADIUS = "radius_angstrom"
+_REVIEW = "review"
 _LINE = "line of the file"  # beside the columns
 
 _Row = dict[str, str]
@@ -144,6 +147,7 @@ def _picks(path: Path, rows: list[_Row], columns: list[str], volume: Volume | No
         None if scores is None else scores[:, 0],
         None if angles is None or np.isnan(angles).all() else np.where(np.isnan(angles), 0, angles),
         None if radii is None or np.isnan(radii).any() else radii[:, 0],
+        decisions=decisions_from(words(_REVIEW)),
         **frame,
     )
 
@@ -168,7 +172,7 @@ def write_collection(path: str | Path, collection: Sequence[Picks]) -> None:
         If the file cannot be written.
     """
     tables = [_columns_of(picks) for picks in collection]
-    order = ["tomogram", "class", "score", *_VOXELS, *_ANGSTROM, *_ANGLES, _RADIUS]
+    order = ["tomogram", "class", "score", *_VOXELS, *_ANGSTROM, *_ANGLES, _RADIUS, _REVIEW]
     columns = [name for name in order if any(name in table for table in tables)]
     rows: list[Sequence[object]] = [columns or order[:3]]
     for table, picks in zip(tables, collection, strict=True):
@@ -190,6 +194,8 @@ def _columns_of(picks: Picks) -> dict[str, Sequence[object]]:
         columns |= _columns(_ANGLES, picks.angles)
     if picks.radii is not None:
         columns[_RADIUS] = picks.radii.tolist()
+    if picks.decisions is not None:
+        columns[_REVIEW] = decisions_in_words(picks.decisions)
     return columns
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import cell_tubes, class_colours, volume_look
 from napari_vox3d.gui.tomograms import check_axis_order
-from napari_vox3d.picks import Picks
+from napari_vox3d.picks import REJECTED, UNDECIDED, Picks
 from napari_vox3d.provenance import Run
 from napari_vox3d.volume import Volume
 
@@ -196,7 +196,7 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
     Returns
     -------
     LayerData
-        Points in voxel indices with the features ``class`` and ``score``.
+        Points in voxel indices with the features ``class`` and ``score``; rejected ones are hidden.
     """
     size = picks.voxel_size if volume is None else np.diag(_orthogonal(volume).step)
     if size is None:
@@ -204,6 +204,8 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
     names = picks.classes if classes is None else list(classes)
     radii = DEFAULT_DIAMETER / 2 if picks.radii is None else picks.radii
     features = {"class": picks.labels.astype(object), "score": picks.scores}
+    if picks.decisions is not None:
+        features[REVIEW] = picks.decisions.astype(object)
     if picks.angles is not None:
         features |= dict(zip(("rot", "tilt", "psi"), picks.angles.T, strict=True))
     kwargs = {
@@ -219,6 +221,7 @@ def picks_layer(picks: Picks, volume: Volume | None = None, *,
         "border_color": "white",
         "border_width": 0.04,
         "opacity": 0.4,
+        "shown": True if picks.decisions is None else picks.decisions != REJECTED,
         **SPHERES,
         "metadata": {"vox3d": picks, "provenance": dict(picks.metadata), **_run(picks)},
     }
@@ -393,12 +396,14 @@ def picks_from_layer(layer: Points, tomogram: Image | Volume | None = None, *,
         positions=world - origin,
         labels=_labels(features, len(world), unnamed),
         scores=features["score"].to_numpy(float) if "score" in features else None,
+        decisions=None,
         angles=np.stack(angles, axis=1) if len(angles) == 3 else None,
         radii=np.asarray(layer.size, float) / 2 * np.linalg.norm(step[-1]),
         **frame,
     )
-    if REVIEW in features and not rejected:
-        picks = picks.select((features[REVIEW] != "rejected").to_numpy())
+    if REVIEW in features:
+        picks = replace(picks, decisions=features[REVIEW].fillna(UNDECIDED).to_numpy(str))
+        picks = picks if rejected else picks.kept
     run = Run.from_metadata(before.metadata)
     if run is None or same_picks(picks, before):
         return picks

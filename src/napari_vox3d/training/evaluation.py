@@ -123,7 +123,7 @@ def evaluate_picks(
     Parameters
     ----------
     picks, truth
-        Picks of one tomogram, or equally long sequences of several.
+        Picks of one tomogram, or equally long sequences of several. Rejected ones do not count.
     radius
         Å, one for all or by class. Default: half the radius that the true picks carry.
     beta
@@ -340,8 +340,8 @@ def _cells(score: ClassScore) -> dict[str, object]:
 def _tomograms(
     picks: Picks | Sequence[Picks], truth: Picks | Sequence[Picks]
 ) -> tuple[list[Picks], list[Picks]]:
-    found = [picks] if isinstance(picks, Picks) else list(picks)
-    true = [truth] if isinstance(truth, Picks) else list(truth)
+    found = [part.kept for part in ([picks] if isinstance(picks, Picks) else picks)]
+    true = [part.kept for part in ([truth] if isinstance(truth, Picks) else truth)]
     if len(found) != len(true):
         raise Vox3dError(f"Picks of {len(found)} tomograms, truth of {len(true)}.")
     return found, true

@@ -60,7 +60,7 @@ def read_examples(
         )
     examples = []
     for volume, group in zip(volumes, groups, strict=True):
-        picks = Picks.concatenate([read_picks(file, volume) for file in group])
+        picks = Picks.concatenate([read_picks(file, volume) for file in group]).kept
         check_example(volume, picks)
         examples.append((volume, picks))
     return examples
