@@ -27,6 +27,7 @@ from napari_vox3d.gui.evaluation_widget import EvaluatePicks
 from napari_vox3d.gui.layers import picks_layer, volume_layer, volume_layers
 from napari_vox3d.gui.picking_widget import PickParticles
 from napari_vox3d.gui.review_widget import ReviewPicks
+from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.training_widget import TrainPicker
 from napari_vox3d.models import Model, ModelCard
 from napari_vox3d.picks import Picks
@@ -390,3 +391,12 @@ def test_two_windows_of_a_kind_work_at_the_same_time(qtbot, calm):
         qtbot.wait(20)
     assert sum(layer.name.startswith("tomogram picks") for layer in viewer.layers) == 2
     qtbot.wait(150)
+
+
+def test_settings_that_cannot_be_written_stop_nothing(monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(type(get_plugin_settings("napari-vox3d")), "save", full)
+    remember("picking", min_distance=33.0)
+    assert recall("picking")["min_distance"] == 33.0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from weakref import WeakMethod
 
 from qtpy.QtCore import QTimer
 
-from napari_vox3d.formats import write_aside
+from napari_vox3d.errors import FormatError
+from napari_vox3d.formats.aside import make_folder, write_aside
 from napari_vox3d.models.preferences import SETTINGS_FILE, follow_settings, read_settings
 
 PLUGIN = "napari-vox3d"
@@ -32,6 +34,8 @@ def recall(section: str) -> dict[str, Any]:
 def remember(section: str, **values: Any) -> None:
     """Keep `values` under `section` for the next time.
 
+    Where settings cannot be written, on a full disk say, they hold until napari ends.
+
     Parameters
     ----------
     section
@@ -42,15 +46,17 @@ def remember(section: str, **values: Any) -> None:
     stored = _plugin_settings()
     if stored is not None:
         for name, value in values.items():
-            setattr(getattr(stored, section), name, value)
+            with suppress(OSError):
+                setattr(getattr(stored, section), name, value)
         return
     path = _own_file()
     if path is not None:
         everything = read_settings(path)
         everything[section] = {**everything.get(section, {}), **values}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with write_aside(path) as aside:  # JSON is YAML too, so that a later napari reads it
-            aside.write_text(json.dumps(everything, indent=2), encoding="utf-8")
+        with suppress(FormatError):
+            make_folder(path.parent)
+            with write_aside(path) as aside:  # JSON is YAML too, so that a later napari reads it
+                aside.write_text(json.dumps(everything, indent=2), encoding="utf-8")
 
 
 def watch(section: str, name: str, changed: Callable[[], None]) -> None:
