@@ -12,6 +12,7 @@ from pymatgen.io.vasp.outputs import Chgcar, Elfcar, Locpot
 from napari_vox3d import Volume
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats import vasp
+from napari_vox3d.formats.fortran_fields import Fields
 from napari_vox3d.formats.vasp_numbers import BadNumberError, format_numbers, read_numbers
 
 DATA = Path(__file__).parent / "data" / "vasp"
@@ -32,8 +33,12 @@ SHAPE = (3, 4, 5)  # a, b, c
 CELL_VOLUME = 60.0
 
 
+def numbers_text(values, columns, digits):
+    return b"".join(map(bytes, format_numbers(values, columns, digits)))
+
+
 def block(values, columns=5, digits=11):
-    return format_numbers(np.asarray(values, float).ravel(), columns, digits).decode()
+    return numbers_text(np.asarray(values, float).ravel(), columns, digits).decode()
 
 
 def grid(shape=SHAPE):
@@ -235,7 +240,7 @@ def test_fixed_columns_decode_like_strtod(columns, digits):
     size = 100_003
     values = random.normal(size=size) * 10.0 ** random.integers(-60, 60, size)
     values[::97] = 0
-    text = format_numbers(values, columns, digits)
+    text = numbers_text(values, columns, digits)
     read, end = read_numbers(text, 0, size)
     np.testing.assert_array_equal(read, np.array([float(token) for token in text.split()]))
     assert end == len(text)
@@ -244,7 +249,7 @@ def test_fixed_columns_decode_like_strtod(columns, digits):
 
 def test_an_oddity_within_fixed_columns_leaves_the_rest_exact():
     values = np.random.default_rng(0).normal(size=200_000)
-    text = bytearray(format_numbers(values, 5, 11))
+    text = bytearray(numbers_text(values, 5, 11))
     at = 91 * 20_000
     text[at : at + 18] = b" 0.12345678901-101"
     read, _ = read_numbers(bytes(text), 0, len(values))
@@ -252,15 +257,46 @@ def test_an_oddity_within_fixed_columns_leaves_the_rest_exact():
     np.testing.assert_allclose(np.delete(read, 100_000), np.delete(values, 100_000), rtol=1e-10)
 
 
+@pytest.mark.parametrize(
+    "field",
+    [
+        b" 0.1234567890:E+02",
+        b" 0.1234567890/E+02",
+        b" 0,12345678901E+02",
+        b" 0.12345678901F+02",
+        b" 0.12345678901E)02",
+        b" 0.12345678901E*02",
+        b" 0.12345678901E/02",
+        b" 0.12345678901E+0:",
+        b" 1.12345678901E+02",
+        b"-0.12345678901E+02",
+        b" 0.12345\xb078901E+02",
+    ],
+)
+def test_no_other_character_passes_for_a_digit_or_sign(field):
+    fields = Fields(1, 2, 18)
+    rows = np.frombuffer(b" 0.12345678901E+02" + field + b"\n", np.uint8)[None]
+    assert not fields.decode(rows, np.empty(2))
+
+
+def test_numbers_are_written_as_python_does_in_every_binade():
+    values = np.concatenate([2.0 ** np.arange(-320, 320), 10.0 ** np.arange(-20, 21)])
+    text = numbers_text(values, 5, 11)
+    for value, token in zip(values.tolist(), text.split(), strict=True):
+        mantissa, exponent = f"{value:.10e}".split("e")
+        digits = mantissa.replace(".", "")
+        assert token.decode() == f"0.{digits}E{int(exponent) + 1:+03d}"
+
+
 def test_numbers_are_written_as_fortran_does():
-    text = format_numbers(np.array([99.973464305, -0.538801914994, 0, 1, -1e-12, 1e-120]), 5, 11)
+    text = numbers_text(np.array([99.973464305, -0.538801914994, 0, 1, -1e-12, 1e-120]), 5, 11)
     assert text.decode().splitlines() == [
         " 0.99973464305E+02 -.53880191499E+00 0.00000000000E+00 0.10000000000E+01"
         " -.10000000000E-11",
         " 0.00000000000E+00",
     ]
-    assert format_numbers(np.array([0.999999, 9.99999e9]), 10, 5) == b" 0.10000E+01 0.10000E+11\n"
-    assert format_numbers(np.array([np.nan, 1]), 2, 5) == b"         NaN 0.10000E+01\n"
+    assert numbers_text(np.array([0.999999, 9.99999e9]), 10, 5) == b" 0.10000E+01 0.10000E+11\n"
+    assert numbers_text(np.array([np.nan, 1]), 2, 5) == b"         NaN 0.10000E+01\n"
 
 
 def test_values_without_room_are_refused(tmp_path):

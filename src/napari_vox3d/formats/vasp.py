@@ -288,11 +288,10 @@ def write(path: str | Path, volume: Volume | Sequence[Volume]) -> None:
     with write_aside(path) as aside, create_bytes(aside, path.name) as file:
         file.write(format_poscar(atoms, lattice, comment, about).encode() + b" \n")
         for part in volumes:
-            with np.errstate(over="ignore"):  # what is infinite then is refused
-                values = np.asarray(part.values, np.float64).ravel() * factor
+            values = np.asarray(part.values).ravel()
             file.write(grid)
             try:
-                file.write(format_numbers(values, kind.columns, kind.digits))
+                file.writelines(format_numbers(values, kind.columns, kind.digits, factor))
             except ValueError as error:
                 raise FormatError(path, str(error)) from None
             after = part.metadata.get("vasp", {}).get("after")

@@ -5,23 +5,22 @@ from __future__ import annotations
 import mmap
 import os
 import re
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from napari_vox3d.formats.fortran_fields import WIDTHS, Fields
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 16  # numbers decoded at a time: their columns stay in the cache
+_CHUNK = 1 << 14  # numbers at a time: what becomes of them stays in the cache
 _PIECE = 1 << 16  # lines parsed at a time where the layout is free
-_EXACT = 22  # 10**22 is the largest power of ten that a double holds exactly
-_WIDTHS = {12: 5, 18: 11}  # of a field, and the digits of its mantissa
-_HUNDREDS = 100.0 ** np.arange(4, -1, -1)
-_DIVISORS = {
-    digits: 10.0 ** np.clip(digits - np.r_[0:100, 0:-100:-1], 0, _EXACT)
-    for digits in _WIDTHS.values()
-}
+_THREADS = os.cpu_count() or 1
+_AHEAD = 4 * _THREADS  # parts that are made while others are being written
 Text = bytes | mmap.mmap
 _TOKEN = re.compile(
     rb"(?P<number>[+-]?(?:\d+\.?\d*|\.\d+)(?:[EeDdQq][+-]?\d+|(?P<bare>[+-]\d{3})(?![\d.]))?)"
@@ -106,68 +105,35 @@ def _read_columns(text: Text, start: int, values: NDArray[np.float64]) -> tuple[
     newline = text.find(b"\n", start)
     line = text[start:newline] if newline >= 0 else b""
     columns = len(line.split())
-    if not columns or len(line) % columns or len(line) // columns not in _WIDTHS:
+    if not columns or len(line) % columns or len(line) // columns not in WIDTHS:
         return 0, start
     width, length = len(line) // columns, len(line) + 1
     lines = min(len(values) // columns, (len(text) - start) // length)
     rows = np.frombuffer(text, np.uint8, lines * length, start).reshape(lines, length)
-    step = _CHUNK // columns
-    chunks = [(first, min(first + step, lines)) for first in range(0, lines, step)]
+    step = max(1, _CHUNK // columns)
+    spare = [Fields(min(step, lines), columns, width) for _ in range(_THREADS)]
 
-    def decode(chunk: tuple[int, int]) -> bool:
-        first, last = chunk
-        part, target = rows[first:last], values[first * columns : last * columns]
-        if (part[:, -1] != ord("\n")).any():
+    def decode(first: int) -> bool:
+        last = min(first + step, lines)
+        target = values[first * columns : last * columns]
+        fields = spare.pop()
+        try:
+            if fields.decode(rows[first:last], target):
+                return True
+        finally:
+            spare.append(fields)
+        if (rows[first:last, -1] != ord("\n")).any():
             return False
-        if not _decode(part[:, :-1].reshape(-1, width), target):
-            found = _parse(text, start + first * length, start + last * length)
-            if len(found) != len(target):
-                return False
-            target[:] = found
+        found = _parse(text, start + first * length, start + last * length)
+        if len(found) != len(target):
+            return False
+        target[:] = found
         return True
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        decoded = list(pool.map(decode, chunks))
-    good = decoded.index(False) if False in decoded else len(chunks)
-    lines = chunks[good - 1][1] if good else 0
-    return lines * columns, start + lines * length
-
-
-def _decode(fields: NDArray[np.uint8], values: NDArray[np.float64]) -> bool:
-    """Decode (n, width) fields `` 0.ddddE+dd`` into `values`; False if one is anything else.
-
-    The digits make an integer below 2**53 and the power of ten is exact up to 10**22, so that
-    one division is correctly rounded, as in ``strtod``.
-    """
-    columns = np.ascontiguousarray(fields.T)
-    blank, lead, point = columns[:3]
-    letter, sign = columns[-4:-2]
-    digits = columns[3:-4] - np.uint8(ord("0"))
-    exponent = columns[-2:] - np.uint8(ord("0"))
-    negative = lead == ord("-")
-    down = sign == ord("-")
-    if not (
-        (blank == ord(" ")).all()
-        and (negative | (lead == ord("0")) | (lead == ord(" "))).all()
-        and (point == ord(".")).all()
-        and (digits <= 9).all()
-        and (letter == ord("E")).all()
-        and (down | (sign == ord("+"))).all()
-        and (exponent <= 9).all()
-    ):
-        return False
-    places = len(digits)
-    pairs = digits[1::2] * np.uint8(10) + digits[2::2]  # behind the first digit of an odd number
-    mantissa = _HUNDREDS[-len(pairs) :] @ pairs.astype(np.float64)
-    mantissa += digits[0] * 10.0 ** (places - 1)
-    size = exponent[0] * np.uint8(10) + exponent[1]
-    index = size + down * np.uint8(100)  # 0 to 99: E+00 to E+99; 100 to 199: E-00 to E-99
-    np.divide(mantissa, _DIVISORS[places].take(index), out=values)
-    np.negative(values, out=values, where=negative)
-    far = np.where(down, size > _EXACT - places, size > places) & (mantissa != 0)
-    if far.any():
-        values[far] = np.fromstring(fields[far].tobytes(), sep=" ")
-    return True
+    with ThreadPoolExecutor(_THREADS) as pool:
+        decoded = list(pool.map(decode, range(0, lines, step)))
+    good = decoded.index(False) * step if False in decoded else lines
+    return good * columns, start + good * length
 
 
 def _parse(text: Text, start: int, end: int) -> NDArray[np.float64]:
@@ -214,78 +180,62 @@ def _shown(token: bytes) -> str:
     return token[:40].decode("utf-8", "replace")
 
 
-def format_numbers(values: NDArray[np.float64], columns: int, digits: int) -> bytes:
+def format_numbers(
+    values: NDArray[np.floating], columns: int, digits: int, factor: float = 1.0
+) -> Iterator[NDArray[np.uint8]]:
     """Write numbers as Fortran does with ``(columns(1X, E.digits))``.
 
     Parameters
     ----------
     values
-        (n,) numbers. NaN is written as ``NaN``; magnitudes below 1e-100 as zero.
+        (n,) numbers. NaN is written as ``NaN``; magnitudes below 1e-99 as zero.
     columns
         Numbers on a line.
     digits
-        Digits after the point of the mantissa ``0.ddd``; negative numbers have no zero there.
+        Digits after the point of the mantissa ``0.ddd``, 5 or 11; negative numbers have no zero
+        there.
+    factor
+        What the numbers are multiplied by.
 
-    Returns
-    -------
-    bytes
-        Whole lines; the last one may be short.
+    Yields
+    ------
+    ndarray
+        (lines, characters): whole lines, part after part; the very last one may be short.
 
     Raises
     ------
     ValueError
         If a magnitude is 1e99 or more, or infinite, for which the field has no room.
     """
-    values = np.asarray(values, np.float64)
-    full = len(values) // columns * columns
-    parts = []
-    step = max(1, _CHUNK // columns) * columns
-    for first in range(0, full, step):
-        fields = _fields(values[first : min(first + step, full)], digits)
-        rows = fields.reshape(-1, columns * fields.shape[1])
-        parts.append(np.pad(rows, ((0, 0), (0, 1)), constant_values=ord("\n")).tobytes())
-    if full < len(values):
-        parts.append(_fields(values[full:], digits).tobytes() + b"\n")
-    return b"".join(parts)
+    width = digits + 7
+    lines = len(values) // columns
+    step = max(1, _CHUNK // columns)
+    spare = [Fields(min(step, lines), columns, width) for _ in range(_THREADS)]
 
+    def encode(first: int) -> NDArray[np.uint8]:
+        last = min(first + step, lines)
+        rows = np.empty((last - first, columns * width + 1), np.uint8)
+        fields = spare.pop()
+        try:
+            fields.encode(scaled(first * columns, last * columns), rows)
+        finally:
+            spare.append(fields)
+        return rows
 
-def _fields(values: NDArray[np.float64], digits: int) -> NDArray[np.uint8]:
-    """(n, digits + 7) characters `` 0.dddE+dd``."""
-    finite = np.isfinite(values)
-    size = np.where(finite, np.abs(values), 0.0)
-    size[size < 1e-99] = 0.0
-    if (size >= 1e99).any() or np.isinf(values).any():
-        raise ValueError("a value of 1e99 or more has no room in this format")
-    exponent = np.zeros(len(values), np.int64)
-    some = size > 0
-    exponent[some] = np.floor(np.log10(size[some])).astype(np.int64) + 1
-    mantissa = np.rint(_times_power_of_ten(size, digits - exponent)).astype(np.int64)
-    short = some & (mantissa < 10 ** (digits - 1))  # log10 was rounded up
-    exponent[short] -= 1
-    mantissa[short] = np.rint(_times_power_of_ten(size[short], digits - exponent[short]))
-    carried = mantissa >= 10**digits
-    mantissa[carried] //= 10
-    exponent[carried] += 1
+    def scaled(first: int, last: int) -> NDArray[np.float64]:
+        with np.errstate(over="ignore"):  # what is infinite then is refused
+            return np.multiply(values[first:last], factor, dtype=np.float64)
 
-    fields = np.full((len(values), digits + 7), ord(" "), np.uint8)
-    fields[:, 1] = np.where((values < 0) & some, ord("-"), ord("0"))
-    fields[:, 2] = ord(".")
-    for column in range(2 + digits, 2, -1):
-        mantissa, digit = np.divmod(mantissa, 10)
-        fields[:, column] = digit + ord("0")
-    fields[:, -4] = ord("E")
-    fields[:, -3] = np.where(exponent < 0, ord("-"), ord("+"))
-    fields[:, -2] = np.abs(exponent) // 10 + ord("0")
-    fields[:, -1] = np.abs(exponent) % 10 + ord("0")
-    if not finite.all():
-        fields[~finite] = ord(" ")
-        fields[~finite, -3:] = np.frombuffer(b"NaN", np.uint8)
-    return fields
-
-
-def _times_power_of_ten(
-    values: NDArray[np.float64], power: NDArray[np.int64]
-) -> NDArray[np.float64]:
-    """Multiply by 10**power, by exact powers where there are any."""
-    scale = 10.0 ** np.abs(power)
-    return np.where(power < 0, values / scale, values * scale)
+    with ThreadPoolExecutor(_THREADS) as pool:
+        ahead: deque[Future[NDArray[np.uint8]]] = deque()
+        for first in range(0, lines, step):
+            ahead.append(pool.submit(encode, first))
+            if len(ahead) > _AHEAD:
+                yield ahead.popleft().result()
+        for part in ahead:
+            yield part.result()
+    rest = scaled(lines * columns, len(values))
+    if len(rest):
+        row = np.empty((1, len(rest) * width + 1), np.uint8)
+        Fields(1, len(rest), width).encode(rest, row)
+        yield row

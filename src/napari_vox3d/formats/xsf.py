@@ -168,17 +168,16 @@ def write(path: str | Path, volume: Volume) -> None:
         " ".join(map(str, values.shape[::-1])),
         *(" ".join(f"{x:.12f}" for x in row) for row in (volume.origin[::-1], *span[::-1, ::-1])),
     ]
-    try:
-        numbers = format_numbers(values.ravel(), _COLUMNS, _DIGITS)
-    except ValueError as error:
-        raise FormatError(path, str(error)) from None
     about = as_text(volume.metadata, most=_LINE)
     with write_aside(path) as aside, create_bytes(aside, path.name) as file:
         if about:
             file.write(f"# {about}\n".encode())
         file.write(_format_structure(volume).encode())
         file.write(("\n".join(grid) + "\n").encode())
-        file.write(numbers)
+        try:
+            file.writelines(format_numbers(values.ravel(), _COLUMNS, _DIGITS))
+        except ValueError as error:
+            raise FormatError(path, str(error)) from None
         file.write(b"END_DATAGRID_3D\nEND_BLOCK_DATAGRID_3D\n")
 
 
