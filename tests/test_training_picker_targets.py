@@ -111,3 +111,28 @@ def test_positions_follow_the_voxel_size():
     tomogram = Tomogram.of(volume, Picks([[100.0, 100, 100]], ["a"]), KINDS, INPUT)
     # voxel 20 of 5 Å is the second half of the doubled voxel 10, which is centred a quarter before
     np.testing.assert_allclose(tomogram.particles.positions, [[9.75, 9.75, 9.75]])
+
+
+def test_rejected_picks_are_traps():
+    volume = Volume(np.zeros((40, 40, 40), np.float32), 10.0)
+    places = [[10.0, 10, 10], [20, 20, 20], [30, 30, 30]]
+    picks = Picks.from_indices(places, "a", voxel_size=10, decisions=["accepted", "rejected", ""])
+    tomogram = Tomogram.of(volume, picks, KINDS, INPUT)
+    np.testing.assert_allclose(tomogram.particles.positions, [places[0], places[2]])
+    np.testing.assert_allclose(tomogram.traps, [places[1]])
+
+
+def test_doubtful_places_and_what_is_not_told_are_not_asked_for():
+    volume = Volume(np.zeros((32, 32, 64), np.float32), 10.0)
+    known = Picks.from_indices([[16, 16, 12], [16, 16, 56]], "a", voxel_size=10)
+    tomogram = Tomogram.of(volume, known, KINDS, INPUT)._replace(
+        doubtful=particles([[16, 16, 30]], [1]), told=(slice(0, 32), slice(0, 32), slice(0, 44))
+    )
+    centres = 2 * np.arange(32) + 0.5
+    target = tomogram.target(balls, np.zeros(3, int), 3, centres)
+    line = target[:, 8, 8]
+    np.testing.assert_array_equal(line[0] > 0, np.abs(centres - [[12], [56]]).min(0) < 3.2)
+    asked = line.any(0)
+    assert not asked[np.abs(centres - 30) < 4].any()
+    assert asked[(centres > 20) & (centres < 25)].all()
+    assert not asked[(centres > 44) & (centres < 52)].any()

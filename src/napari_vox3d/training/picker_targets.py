@@ -17,6 +17,7 @@ from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 
 _CENTRED = 0.75  # share of crops that hold a given particle
+_TRAPPED = 0.5  # of the others, those that hold a trap
 _JITTER = 24  # voxels that it may lie from the middle of the crop
 FOREGROUND = 4.0  # weight of particles against background
 _GAMMA = 2.0
@@ -83,18 +84,25 @@ class Tomogram(NamedTuple):
         taken: PickingInput,
         contrast: ContrastChoice | None = None,
     ) -> Tomogram:
-        """Take the picks of the classes `kinds`, in a view for the input `taken`."""
+        """Take the picks of the classes `kinds`, in a view for the input `taken`.
+
+        Those that somebody rejected are traps.
+        """
         inverted = contrast_of(volume, contrast, taken.contrast) != taken.contrast
         view = NetworkView.of(volume, taken.voxel_size, taken.normalisation, inverted)
-        return cls(view, particles_in(view, volume, picks, kinds, taken.voxel_size))
+        particles, rejected = (
+            particles_in(view, volume, part, kinds, taken.voxel_size)
+            for part in (picks.kept, picks.rejected)
+        )
+        return cls(view, particles, traps=rejected.positions)
 
     def crop(
         self, rng: np.random.Generator, edge: int, beyond: int
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
         """Values of a random cube, and where it begins.
 
-        Three in four hold a particle, of rare classes as often as of common ones; the others a
-        trap, if there are some.
+        Three in four hold a particle, of rare classes as often as of common ones; half of the
+        others a trap, if there are some.
 
         Parameters
         ----------
@@ -111,7 +119,7 @@ class Tomogram(NamedTuple):
         if len(labels) and rng.random() < _CENTRED:
             kind = rng.choice(np.unique(labels))
             centre = self.particles.positions[rng.choice(np.flatnonzero(labels == kind))]
-        elif len(self.traps):
+        elif len(self.traps) and rng.random() < _TRAPPED:
             centre = self.traps[rng.integers(len(self.traps))]
         elif self.told is not None:
             centre = rng.uniform(*np.array([(part.start, part.stop) for part in self.told]).T)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import isotonic_regression
+from scipy.spatial import cKDTree
+from scipy.special import expit, logit, ndtr
 
 from napari_vox3d.inference.picking import find_particles, score_particles
 from napari_vox3d.models import Model, ParticleClass
@@ -22,7 +26,8 @@ if TYPE_CHECKING:
 LOWEST = 0.05  # threshold that a class may get
 _PLATEAU = 0.98  # share of the best F
 _LEVELS = np.linspace(-3, 5, 81)  # logits
-_OPEN_PLATEAU = 0.9  # share of the best recall² / picks
+_ENOUGH = 0.15  # recall from which on the number of particles is judged by it
+_RARE = 1e-6  # picks for a level: fewer tell nothing
 _LEAST_WIDTH = 0.3  # logits: how far scores of particles alike may differ at least
 
 
@@ -93,72 +98,86 @@ def best_threshold(
     return round(float(plateau[len(plateau) // 2]), 3)
 
 
-def threshold_from_some(
-    found: Sequence[Picks],
-    shown: Sequence[Picks],
-    kind: ParticleClass,
-    judges: Sequence[Picks] | None = None,
-) -> float:
-    """Threshold of one class, where only some of the particles are known.
+@dataclass(frozen=True)
+class Confidence:
+    """What scores of one class mean, where only some of its particles are known.
 
-    Precision cannot be measured then, but recall² / picks can, which is proportional to the
-    product of precision and recall (Lee and Liu, ICML 2003). The threshold is the middle of the
-    range in which it is near its best.
+    Recall at a threshold is the share of known particles above it. Precision cannot be measured,
+    but there cannot be more particles than picks / recall, whatever the threshold; where that is
+    least, nearly all picks are particles. It is taken for the number of particles.
 
-    Parameters
+    Attributes
     ----------
-    found
-        Candidates of several tomograms, found at a low threshold.
-    shown
-        Known particles in these that the model was trained on.
-    kind
-        The class.
-    judges
-        Known particles that it was not trained on.
+    levels
+        (N,) thresholds as logits, rising.
+    recall
+        (N,) at these thresholds; zeros if nothing is known.
+    picked
+        (N,) picks at these thresholds that are not known particles.
+    share
+        (N,) particles among such picks of just these scores.
     """
-    levels, recall = recall_of_some(found, shown, kind, judges)
-    if not recall.any():
-        return kind.threshold
-    scores = np.concatenate([picks.of_class(kind.name).scores for picks in found])
-    picked = (logits(scores)[:, None] >= levels).sum(0)
-    worth = recall**2 / np.maximum(picked, 1)
-    plateau = np.flatnonzero(worth >= _OPEN_PLATEAU * worth.max())
-    return round(float(1 / (1 + np.exp(-levels[plateau[len(plateau) // 2]]))), 3)
 
+    levels: NDArray[np.float64]
+    recall: NDArray[np.float64]
+    picked: NDArray[np.float64]
+    share: NDArray[np.float64]
+    expected: float
 
-def recall_of_some(
-    found: Sequence[Picks],
-    shown: Sequence[Picks],
-    kind: ParticleClass,
-    judges: Sequence[Picks] | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Recall of a class over thresholds, as the scores of some of its particles tell it.
+    @classmethod
+    def of(
+        cls,
+        found: Sequence[Picks],
+        shown: Sequence[Picks],
+        kind: ParticleClass,
+        judges: Sequence[Picks] | None = None,
+    ) -> Confidence:
+        """Find out from candidates and known particles.
 
-    Scores of particles that a model was trained on are too high: they are lowered by as much as
-    their median exceeds that of the judges.
+        Parameters
+        ----------
+        found
+            Candidates of several tomograms, found at a low threshold.
+        shown
+            Known particles in these that the model was trained on. Their scores are too high, so
+            they are lowered by as much as their median exceeds that of the judges.
+        kind
+            The class.
+        judges
+            Known particles that it was not trained on.
+        """
+        heights, count = _heights(found, shown, kind)
+        if judges is not None:
+            unseen, more = _heights(found, judges, kind)
+            if len(unseen) and len(heights):
+                heights = heights - max(0.0, float(np.median(heights) - np.median(unseen)))
+            heights, count = np.r_[heights, unseen], count + more
+        others = np.concatenate(
+            [logits(_apart(f, s, kind).scores) for f, s in zip(found, shown, strict=True)]
+        )
+        if not len(heights):
+            nothing = np.zeros(len(_LEVELS))
+            return cls(_LEVELS, nothing, nothing, nothing, 0.0)
+        width = max(_LEAST_WIDTH, 0.9 * float(heights.std()) * len(heights) ** -0.2)  # Silverman's
+        recall, picked = _above(heights, width) / count, _above(others, width)
+        enough = recall >= _ENOUGH * recall.max()
+        expected = max(1.0, float((picked / np.maximum(recall, 1e-9))[enough].min()))
+        true, all_ = -expected * np.gradient(recall), _RARE - np.gradient(picked)
+        share = isotonic_regression(true / all_, weights=all_).x  # the surer, the more are true
+        return cls(_LEVELS, recall, picked, np.minimum(share, 1), expected)
 
-    Parameters
-    ----------
-    found, shown, kind, judges
-        As for `threshold_from_some`.
+    @property
+    def threshold(self) -> float:
+        """Middle of the plateau of F, as a score; NaN if nothing is known."""
+        if not self.recall.any():
+            return float("nan")
+        f = 2 * self.expected * self.recall / (self.picked + self.expected)
+        plateau = np.flatnonzero(f >= _PLATEAU * f.max())
+        return round(float(expit(self.levels[plateau].mean())), 3)
 
-    Returns
-    -------
-    levels, recall
-        (N,) thresholds as logits, and the smooth share of particles found there; zeros if none is.
-    """
-    from scipy.special import ndtr
-
-    heights, count = _heights(found, shown, kind)
-    if judges is not None:
-        unseen, more = _heights(found, judges, kind)
-        if len(unseen) and len(heights):
-            heights = heights - max(0.0, float(np.median(heights) - np.median(unseen)))
-        heights, count = np.r_[heights, unseen], count + more
-    if not len(heights):
-        return _LEVELS, np.zeros(len(_LEVELS))
-    width = max(_LEAST_WIDTH, 0.9 * float(heights.std()) * len(heights) ** -0.2)  # Silverman's
-    return _LEVELS, ndtr((heights[:, None] - _LEVELS) / width).sum(0) / count
+    def share_at(self, scores: ArrayLike | None) -> NDArray[np.float64]:
+        """Share of particles among picks of given scores."""
+        return np.interp(logits(scores), self.levels, self.share)
 
 
 def _heights(
@@ -173,7 +192,19 @@ def _heights(
     return logits(np.concatenate(scores)), sum(map(len, own))
 
 
-def logits(scores: ArrayLike) -> NDArray[np.float64]:
+def _apart(found: Picks, shown: Picks, kind: ParticleClass) -> Picks:
+    """Candidates of a class that are none of the particles shown."""
+    own, known = found.of_class(kind.name), shown.of_class(kind.name)
+    if not len(known):
+        return own
+    return own.select(cKDTree(known.positions).query(own.positions)[0] >= 0.5 * kind.radius)
+
+
+def _above(heights: NDArray[np.float64], width: float) -> NDArray[np.float64]:
+    """How many are above each level, every one being spread to a bell."""
+    return ndtr((heights[:, None] - _LEVELS) / width).sum(0)
+
+
+def logits(scores: ArrayLike | None) -> NDArray[np.float64]:
     """Logits of probabilities, those beyond 10⁻⁴ of 0 or 1 being held there."""
-    held = np.clip(np.asarray(scores, float), 1e-4, 1 - 1e-4)
-    return np.log(held / (1 - held))
+    return logit(np.clip(np.asarray(scores, float), 1e-4, 1 - 1e-4))

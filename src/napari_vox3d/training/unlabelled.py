@@ -1,8 +1,9 @@
 """Learning from some particles of a tomogram: what the unlabelled rest of it is taken for.
 
 A place without a label is not an empty place. The network of the moment looks at the tomogram now
-and then. What it finds there with the confidence that it has in known particles is taken for a
-particle from then on; what is doubtful is not asked for; only the rest counts as background.
+and then. What it finds there with a confidence that it has in known particles and hardly anywhere
+else is taken for a particle from then on; what is doubtful is not asked for; only the rest counts
+as background, and what somebody rejected.
 
 Networks are surer of the particles that they are trained on than of others. So every fourth known
 particle is not shown to the network but as it finds it by itself, like all unlabelled ones: these
@@ -25,13 +26,13 @@ from napari_vox3d.picks import Picks
 from napari_vox3d.training.evaluation import best_scores
 from napari_vox3d.training.inputs import Example
 from napari_vox3d.training.picker_targets import Particles, Tomogram, particles_in
-from napari_vox3d.training.thresholds import LOWEST, logits, recall_of_some, threshold_from_some
+from napari_vox3d.training.thresholds import LOWEST, Confidence
 from napari_vox3d.volume import Volume
 
-LOOKS = (1 / 3, 2 / 3)  # shares of the training after which the tomograms are looked at
-_LOOKED_AT = 2**23  # voxels of the network: about 3 s of one core
+LOOKS = (0.4, 0.7)  # shares of the training after which the tomograms are looked at
+_LOOKED_AT = 3 * 2**22  # voxels of the network: about 4 s of one core
 _MOST = 8  # particles taken, and traps set, for one that is shown: enough, and no runaway
-_SURE, _DOUBT = 0.7, 0.98  # shares of the particles that are surer than the sure and the doubtful
+_SURE, _DOUBTFUL = 0.8, 0.3  # shares of particles from which on places count as such
 _ALIKE = 0.5  # mean score from which on a known class stands for a new one
 
 
@@ -70,14 +71,19 @@ class Unlabelled:
         self._kinds, self._taken = list(kinds), taken
         self._contrast, self._device, self._progress = contrast, device, progress
         self._volumes, self._regions, self.tomograms = [], [], list[Tomogram]()
-        self._shown, self._judges = [], []
+        self._shown, self._judges, self._rejected = [], [], []
         self._learnt: list[Picks] = []  # those shown that are in the regions
         for volume, given in examples:
-            picks = given.select(np.isin(given.labels, names))
+            of_kinds = given.select(np.isin(given.labels, names))
+            picks = of_kinds.kept
             region = region_of(volume, picks, taken.voxel_size)
             inside = _inside(volume, picks, region)
             judging = _every_fourth(picks, inside)
-            tomogram = Tomogram.of(volume, picks.select(~judging), kinds, taken, contrast)
+            shown = picks.select(~judging)
+            rejected = of_kinds.rejected
+            tomogram = Tomogram.of(
+                volume, Picks.concatenate([shown, rejected]), kinds, taken, contrast
+            )
             doubtful = self._particles(tomogram.view, volume, picks.select(judging))
             told = _in_view(tomogram.view, region)
             self.tomograms.append(tomogram._replace(doubtful=doubtful, told=told))
@@ -85,7 +91,8 @@ class Unlabelled:
             self._regions.append(region)
             self._learnt.append(picks.select(inside & ~judging))
             self._judges.append(picks.select(judging))
-            self._shown.append(picks.select(~judging))
+            self._shown.append(shown)
+            self._rejected.append(rejected)
 
     def likeness(self, start: Model) -> dict[str, str]:
         """Class of a model that each class may start from: that of its name, or one much alike."""
@@ -112,7 +119,7 @@ class Unlabelled:
             sure, doubtful, traps = (
                 self._particles(tomogram.view, volume, Picks.concatenate(picks))
                 for picks in zip(
-                    (self._shown[n], self._judges[n], self._shown[n].select([])),
+                    (self._shown[n], self._judges[n], self._rejected[n]),
                     *(of_kind[n] for of_kind in sorted_),
                     strict=True,
                 )
@@ -123,12 +130,13 @@ class Unlabelled:
         return tomograms
 
     def thresholds(self, model: Model) -> dict[str, float]:
-        """Threshold of each class of a model, see `threshold_from_some`."""
+        """Threshold of each class of a model, see `Confidence`."""
         found = self._found(model)
-        return {
-            kind.name: threshold_from_some(found, self._learnt, kind, self._judges)
-            for kind in model.card.classes
-        }
+        chosen = {}
+        for kind in model.card.classes:
+            threshold = Confidence.of(found, self._learnt, kind, self._judges).threshold
+            chosen[kind.name] = kind.threshold if np.isnan(threshold) else threshold
+        return chosen
 
     def _found(self, model: Model) -> list[Picks]:
         """All that a model finds at a low threshold."""
@@ -155,28 +163,20 @@ class Unlabelled:
     def _sorted(
         self, found: Sequence[Picks], kind: ParticleClass
     ) -> list[tuple[Picks, Picks, Picks]]:
-        """Sure ones, doubtful ones and traps among what was found, away from what was shown."""
-        sure, doubt = self._limits(found, kind)
+        """Sure ones, doubtful ones and traps among what was found, away from what was told."""
+        confidence = Confidence.of(found, self._learnt, kind, self._judges)
         most = _MOST * sum(len(picks.of_class(kind.name)) for picks in self._shown)
         parts = []
-        for picks, shown in zip(found, self._shown, strict=True):
-            own = picks.of_class(kind.name)
-            if len(shown):
-                own = own.select(cKDTree(shown.positions).query(own.positions)[0] >= kind.radius)
-            heights, rank = logits(np.asarray(own.scores)), np.arange(len(own))  # the highest come first
-            certain = (heights >= sure) & (rank < most)
-            doubtful = (heights >= doubt) & ~certain
-            traps = np.flatnonzero(heights < doubt)[:most]
-            parts.append((own.select(certain), own.select(doubtful), own.select(traps)))
+        for picks, *told in zip(found, self._shown, self._rejected, strict=True):
+            own, settled = picks.of_class(kind.name), np.concatenate([t.positions for t in told])
+            if len(settled):
+                own = own.select(cKDTree(settled).query(own.positions)[0] >= kind.radius)
+            share, rank = confidence.share_at(own.scores), np.arange(len(own))  # highest first
+            sure = (share >= _SURE) & (rank < most)
+            doubtful = (share >= _DOUBTFUL) & ~sure
+            traps = np.flatnonzero(share < _DOUBTFUL)[:most]
+            parts.append((own.select(sure), own.select(doubtful), own.select(traps)))
         return parts
-
-    def _limits(self, found: Sequence[Picks], kind: ParticleClass) -> tuple[float, float]:
-        """Logits from which on a place is surely a particle, and from which on it is doubtful."""
-        levels, recall = recall_of_some(found, self._learnt, kind, self._judges)
-        threshold = threshold_from_some(found, self._learnt, kind, self._judges)
-        middle = float(logits(threshold))
-        few, most = (levels[recall >= share].max(initial=levels[0]) for share in (_SURE, _DOUBT))
-        return max(middle, few), min(middle, most)
 
     def _particles(self, view: NetworkView, volume: Volume, picks: Picks) -> Particles:
         return particles_in(view, volume, picks, self._kinds, self._taken.voxel_size)
