@@ -182,7 +182,7 @@ def _shown(token: bytes) -> str:
 
 def format_numbers(
     values: NDArray[np.floating], columns: int, digits: int, factor: float = 1.0
-) -> Iterator[NDArray[np.uint8]]:
+) -> Iterator[memoryview]:
     """Write numbers as Fortran does with ``(columns(1X, E.digits))``.
 
     Parameters
@@ -199,8 +199,8 @@ def format_numbers(
 
     Yields
     ------
-    ndarray
-        (lines, characters): whole lines, part after part; the very last one may be short.
+    memoryview
+        Whole lines, part after part; the very last one may be short.
 
     Raises
     ------
@@ -231,11 +231,11 @@ def format_numbers(
         for first in range(0, lines, step):
             ahead.append(pool.submit(encode, first))
             if len(ahead) > _AHEAD:
-                yield ahead.popleft().result()
+                yield ahead.popleft().result().data
         for part in ahead:
-            yield part.result()
+            yield part.result().data
     rest = scaled(lines * columns, len(values))
     if len(rest):
         row = np.empty((1, len(rest) * width + 1), np.uint8)
         Fields(1, len(rest), width).encode(rest, row)
-        yield row
+        yield row.data
