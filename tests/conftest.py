@@ -13,6 +13,7 @@ WITHOUT_DISPLAY = sys.platform == "linux" and not (
 if WITHOUT_DISPLAY:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 os.environ["NAPARI_CONFIG"] = str(Path(tempfile.mkdtemp(prefix="napari-")) / "settings.yaml")
+os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="vox3d-")  # of reviews and clicks
 os.environ["NAPARI_ENSURE_PLUGIN_MAIN_THREAD"] = "1"
 
 

@@ -104,6 +104,10 @@ def train(
         list[str] | None,
         typer.Option("--class", help="Learn only this class (repeat for several)."),
     ] = None,
+    contrast: Annotated[
+        Literal["dark", "bright", "auto"] | None,
+        typer.Option(help="How particles look; auto finds out. Default: as the base expects."),
+    ] = None,
     voxel_size: VoxelSize = None,
     minutes: Minutes = None,
     steps: Steps = None,
@@ -134,7 +138,8 @@ def train(
         sizes = {name: size for name, size in sizes.items() if only is None or name in only}
         classes = particle_classes(sizes, known)
         _train(draft, vox.train_picker, examples, classes=classes, labels=labels, **start,
-               minutes=minutes, steps=steps, seed=seed, device=device)  # fmt: skip
+               contrast=contrast, minutes=minutes, steps=steps, seed=seed,
+               device=device)  # fmt: skip
 
 
 def train_elf(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import count
@@ -69,6 +69,12 @@ class Draft:
         """File that an interrupted training goes on from."""
         return self.folder / _CHECKPOINT
 
+    def forget(self) -> None:
+        """Remove what was learnt so far."""
+        self.checkpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder with anything in it stays, and one that is not there
+            self.folder.rmdir()
+
     def train(self, function: Callable[..., Model], *args: Any, **kwargs: Any) -> Model:
         """Train, save the model, and remove the checkpoint.
 
@@ -105,8 +111,8 @@ class Draft:
                 self.folder.rmdir()
 
 
-def free_name(stem: str) -> str:
-    """Name for a new model: `stem`, with a number if there is a model of that name."""
-    taken = {card.name for card in list_models()}
+def free_name(stem: str, taken: Iterable[str] = ()) -> str:
+    """Name for a new model: `stem`, with a number if it is taken, or a model has it."""
+    taken = {*taken, *(card.name for card in list_models())}
     names = (stem if n == 1 else f"{stem}-{n}" for n in count(1))
     return next(name for name in names if name not in taken)

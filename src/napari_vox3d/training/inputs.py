@@ -60,7 +60,7 @@ def read_examples(
         )
     examples = []
     for volume, group in zip(volumes, groups, strict=True):
-        picks = Picks.concatenate([read_picks(file, volume) for file in group]).kept
+        picks = Picks.concatenate([read_picks(file, volume) for file in group])
         check_example(volume, picks)
         examples.append((volume, picks))
     return examples
@@ -77,6 +77,7 @@ def check_example(volume: Volume, picks: Picks) -> None:
     name = volume.name or "the tomogram"
     if not volume.calibrated:
         raise Vox3dError(f"The voxel size of {name} is unknown; set it in its header first.")
+    picks = picks.kept
     if not len(picks):
         raise Vox3dError(f"There are no picks to learn from in {name}.")
     index = picks.positions / volume.voxel_size

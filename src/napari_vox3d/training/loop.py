@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from torch.optim import Optimizer
 
-_SAVE_EVERY = 60.0  # seconds
+_SAVE_EVERY = 15.0  # seconds
+_LANDING, _LONGEST_LANDING = 0.1, 15.0  # of the steps done, and seconds
 
 
 class TrainingLoop:
@@ -44,13 +45,15 @@ class TrainingLoop:
     seed
         Of the training; a checkpoint of another one is refused.
     checkpoint
-        File to go on from, if it exists, and to write every minute.
+        File to go on from, if it exists, and to write every fifteen seconds.
     progress
         Called with the steps done and the expected total; may raise `Cancelled`.
     on_step
         Called with the number of the step, from 1, and its figure.
     stop
-        Asked before each step; True ends the training as if the time were up.
+        Asked before each step; True ends the training soon: in a tenth of the steps done so
+        far, and at most fifteen seconds, the rate falls to zero, because a network that is left
+        in the midst of learning is worse than one that may settle.
     clock
         Gives the seconds that `minutes` are counted in.
     ranks
@@ -98,7 +101,10 @@ class TrainingLoop:
         self._scaler = torch.amp.GradScaler(self._place.type, enabled=half)
         self.parallel = ranks.spread(network)
         self.done, spent = resume_checkpoint(checkpoint, network, optimizer, seed)
-        self._began = self._saved = clock() - spent
+        self._saved = clock()
+        self._began = self._saved - spent
+        self._stopped: tuple[int, float] | None = None  # the step, and when
+        self._rest = 1.0
 
     def __enter__(self) -> TrainingLoop:
         return self
@@ -110,7 +116,7 @@ class TrainingLoop:
         """Share of the training that is done, before each step; the rate is set."""
         while (share := self._agreed_share()) < 1:
             for group in self._optimizer.param_groups:
-                group["lr"] = self._rate * self._schedule(share)
+                group["lr"] = self._rate * self._schedule(share) * self._rest
             yield share
 
     def descend(self, *losses: Callable[[], Tensor]) -> None:
@@ -144,8 +150,18 @@ class TrainingLoop:
             self._save()
 
     def _agreed_share(self) -> float:
-        stopped = self._ranks.first and self._stop is not None and self._stop()
-        return self._ranks.agree(1.0 if stopped else self._share(), self._place)
+        if self._stopped is None and self._stop is not None and self._ranks.first and self._stop():
+            self._stopped = self.done, self._clock()
+        self._rest = self._ranks.agree(self._rest_after_stop(), self._place)
+        return self._ranks.agree(self._share() if self._rest else 1.0, self._place)
+
+    def _rest_after_stop(self) -> float:
+        """Share that is left of the steps and the time between a stop and the end."""
+        if self._stopped is None:
+            return 1.0
+        steps, seconds = self.done - self._stopped[0], self._clock() - self._stopped[1]
+        over = steps / max(1, _LANDING * self._stopped[0]), seconds / _LONGEST_LANDING
+        return max(0.0, 1 - max(over)) if _LANDING * self._stopped[0] >= 1 else 0.0
 
     def _share(self) -> float:
         by_steps = 1.0 if self._steps == 0 else self.done / self._steps if self._steps else 0.0
