@@ -38,6 +38,10 @@ _HOMES = {
     "score_particles": "inference.picking",
     "find_particles": "inference.picking",
     "pick_particles": "inference.picking",
+    "embed_picks": "inference.embedding",
+    "find_similar": "inference.similarity",
+    "likeness": "inference.similarity",
+    "cluster_picks": "inference.similarity",
     "pick_files": "batch",
     "predict_elf_files": "batch",
     "train_picker": "training.picking",
@@ -74,7 +78,9 @@ if TYPE_CHECKING:
         write_volume,
     )
     from napari_vox3d.inference.elf import predict_elf
+    from napari_vox3d.inference.embedding import embed_picks
     from napari_vox3d.inference.picking import find_particles, pick_particles, score_particles
+    from napari_vox3d.inference.similarity import cluster_picks, find_similar, likeness
     from napari_vox3d.models import Model, list_models, load_model
     from napari_vox3d.picks import Picks
     from napari_vox3d.provenance import Run

@@ -15,7 +15,7 @@ import typer
 from rich.table import Table
 
 import napari_vox3d as vox
-from napari_vox3d import cli_analysis, cli_batch, cli_models, cli_samples, cli_training
+from napari_vox3d import cli_analysis, cli_batch, cli_models, cli_samples, cli_similar, cli_training
 from napari_vox3d.formats import PICK_FORMATS, kind_of, read_atoms
 from napari_vox3d.formats.compression import plain_name
 from napari_vox3d.terminal import (
@@ -45,7 +45,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for room in (cli_batch, cli_models, cli_analysis, cli_samples, cli_training):
+for room in (cli_batch, cli_similar, cli_models, cli_analysis, cli_samples, cli_training):
     for name, command in room.COMMANDS.items():
         app.command(name)(command)
 

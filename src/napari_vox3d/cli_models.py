@@ -46,7 +46,7 @@ def models_add(
     """Copy a model into your own, so that it is found by its name."""
     with one_line_errors():
         card = vox.models.add_model(source)
-    command = "pick" if card.task == "picking" else "elf"
+    command = {"picking": "pick", "elf": "elf", "embedding": "similar"}[card.task]
     out.print(
         f"Added “{card.title}”. Use it: vox3d {command} --model {card.name} …",
         highlight=False,

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from napari_vox3d.models import Installed, ModelCard
 
-TASKS = {"elf": "Predict ELF", "picking": "Pick particles"}
+TASKS = {"elf": "Predict ELF", "picking": "Pick particles", "embedding": "Find similar"}
 """Window for each task of a model."""
 
 
@@ -58,7 +58,7 @@ def page(model: Installed) -> str:
 
 def _input(card: ModelCard) -> dict[str, str]:
     """What it is made for, in words."""
-    if card.task == "picking":
+    if card.task != "elf":
         given = card.input
         return {"Made for": f"{given.contrast} particles, voxels of {given.voxel_size:g} Å"}
     grid = card.input.spacing

@@ -2,6 +2,7 @@
 
 from napari_vox3d.models.card import (
     ELFInput,
+    EmbeddingInput,
     ErrorBand,
     KnownRange,
     MetricTable,
@@ -24,6 +25,7 @@ from napari_vox3d.models.registry import (
 
 __all__ = [
     "ELFInput",
+    "EmbeddingInput",
     "ErrorBand",
     "Installed",
     "KnownRange",

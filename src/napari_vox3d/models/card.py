@@ -17,7 +17,7 @@ from pydantic import (
 
 from napari_vox3d.errors import ModelError
 
-Task = Literal["elf", "picking"]
+Task = Literal["elf", "picking", "embedding"]
 Source = Literal["superposed atoms", "electron density"]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 _LARGEST = 4096  # number of channels, blocks or voxels of a kernel
@@ -83,9 +83,7 @@ class ErrorBand(_Entry):
     data: str = Field(min_length=1, description="What it was calibrated on, and its coverage.")
 
 
-class PickingInput(_Entry):
-    """What a picking model is given."""
-
+class _TomogramInput(_Entry):
     voxel_size: Positive = Field(description="Å of the tomograms it was trained on.")
     normalisation: Literal["zscore", "robust", "none"] = Field(
         default="zscore",
@@ -96,8 +94,21 @@ class PickingInput(_Entry):
     )
 
 
-def _has_voxel_size(given: Any) -> bool:
-    return "voxel_size" in given if isinstance(given, dict) else isinstance(given, PickingInput)
+class PickingInput(_TomogramInput):
+    """What a picking model is given."""
+
+
+class EmbeddingInput(_TomogramInput):
+    """What a model that tells particles apart is given: a cube around each."""
+
+    edge: int = Field(ge=8, le=128, description="Voxels along an edge of the cube.")
+
+
+def _kind_of_input(given: Any) -> str:
+    names = given if isinstance(given, dict) else getattr(type(given), "model_fields", ())
+    if "edge" in names:
+        return "embedding"
+    return "picking" if "voxel_size" in names else "elf"
 
 
 class ParticleClass(_Entry):
@@ -143,8 +154,10 @@ class ModelCard(_Entry):
     default: bool = Field(default=False, description="Taken when a user names no model.")
     network: NetworkSpec | None = Field(default=None, description="None: needs no weights.")
     input: Annotated[
-        Annotated[ELFInput, Tag("elf")] | Annotated[PickingInput, Tag("picking")],
-        Discriminator(lambda given: "picking" if _has_voxel_size(given) else "elf"),
+        Annotated[ELFInput, Tag("elf")]
+        | Annotated[PickingInput, Tag("picking")]
+        | Annotated[EmbeddingInput, Tag("embedding")],
+        Discriminator(_kind_of_input),
     ]
     classes: list[ParticleClass] = Field(
         default=[], description="In the order of the network's outputs, background left out."
@@ -208,7 +221,7 @@ class ModelCard(_Entry):
         return self.model_dump_json(indent=2, exclude_none=True) + "\n"
 
 
-_INPUTS = {"elf": ELFInput, "picking": PickingInput}
+_INPUTS = {"elf": ELFInput, "picking": PickingInput, "embedding": EmbeddingInput}
 
 
 def _first_problem(error: ValidationError) -> str:

@@ -78,7 +78,7 @@ def list_models(task: Task | None = None) -> list[ModelCard]:
     Parameters
     ----------
     task
-        ``"elf"`` or ``"picking"``; None for all.
+        ``"elf"``, ``"picking"`` or ``"embedding"``; None for all.
     """
     return [model.card for model in installed_models(task)]
 

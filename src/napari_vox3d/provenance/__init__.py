@@ -28,8 +28,8 @@ class Run:
     ----------
     function
         Public name in `napari_vox3d`: ``"predict_elf"``, ``"score_particles"``,
-        ``"pick_particles"``, ``"train_picker"``, ``"train_elf"``, ``"pick_files"`` or
-        ``"predict_elf_files"``.
+        ``"pick_particles"``, ``"find_similar"``, ``"train_picker"``, ``"train_elf"``,
+        ``"pick_files"`` or ``"predict_elf_files"``.
     source
         Path of the file that it worked on, or the name of a layer that has none. What works on
         several has them among its arguments.

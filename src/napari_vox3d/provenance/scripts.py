@@ -110,6 +110,23 @@ def _script_of_picks(run: Run, save_as: str) -> list[str]:
     ]
 
 
+def _script_of_similar(run: Run, save_as: str) -> list[str]:
+    reading, settings = _tomogram(run)
+    positions, label = settings.pop("like"), settings.pop("label")
+    radius = settings.pop("radius", None)
+    target = save_as or _picks_file(run)
+    return [
+        "import napari_vox3d as vox",
+        "",
+        reading,
+        call(
+            "examples", "vox.Picks", [positions, label], {} if radius is None else {"radii": radius}
+        ),
+        call("picks", "vox.find_similar", [Name("tomogram"), Name("examples")], settings),
+        call("", "vox.write_picks", [target, Name("picks")], {}),
+    ]
+
+
 def _script_of_picker(run: Run, save_as: str) -> list[str]:
     settings = dict(settings_of(run))
     radii = settings.pop("classes", None)
@@ -179,6 +196,7 @@ _SCRIPTS: dict[str, Callable[[Run, str], list[str]]] = {
     "predict_elf": _script_of_elf,
     "score_particles": _script_of_scores,
     "pick_particles": _script_of_picks,
+    "find_similar": _script_of_similar,
     "train_picker": _script_of_picker,
     "train_elf": _script_of_elf_model,
     "pick_files": _script_of_batch,

@@ -1,0 +1,467 @@
+"""The *Find similar* window: picks by what they look like, to clean or to extend a set."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from magicgui.widgets import FloatSlider, PushButton
+from napari.layers import Layer, Points
+from qtpy.QtCore import Qt
+from qtpy.QtWidgets import (
+    QAbstractItemView,
+    QHeaderView,
+    QPushButton,
+    QTableWidget,
+    QTableWidgetItem,
+    QWidget,
+)
+
+import napari_vox3d as vox
+from napari_vox3d.errors import Vox3dError
+from napari_vox3d.gui.appearance import class_colours
+from napari_vox3d.gui.controls import (
+    OPEN_FIRST,
+    ComputeOptions,
+    ModelChoice,
+    add_row,
+    contrast_menu,
+    drop_down,
+    new_grid,
+    note,
+    scrolled_form,
+)
+from napari_vox3d.gui.layers import (
+    picks_from_layer,
+    picks_layer,
+    same_picks,
+    show_whole_spheres,
+    volume_from_layer,
+)
+from napari_vox3d.gui.live_picks import replace_points
+from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
+from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.tomograms import is_picks, is_tomogram
+from napari_vox3d.gui.workers import RunControl
+from napari_vox3d.picks import Picks
+
+if TYPE_CHECKING:
+    import napari
+
+    from napari_vox3d.volume import Volume
+
+OPEN_PICKS = "Open, find or click picks first: a points layer of any origin will do."
+SELECT_FIRST = (
+    "Select some picks of the kind that you mean first: press 3 on the canvas and click them, "
+    "with Shift for several."
+)
+CLUSTER, CLASS, LIKENESS = "cluster", "class", "likeness"  # features of the points
+CLEAREST = "as is clearest"
+
+
+class FindSimilar(QWidget):
+    """Dock widget that groups picks, ranks them, and finds more of a kind, without training.
+
+    Parameters
+    ----------
+    napari_viewer
+        Where picks and tomograms are.
+    """
+
+    def __init__(self, napari_viewer: napari.viewer.Viewer):
+        super().__init__()
+        self._viewer = napari_viewer
+        self._looks = Looks()
+        self._ranked: Points | None = None  # layer in the table
+        self._found: Picks | None = None  # everything that was looked at, by falling likeness
+        self._shown: tuple[Points, Picks] | None = None  # what is shown of it
+        self._examined: Volume | None = None
+        self.picks = drop_down("Picks to compare.", choices=self._points)
+        self.volume = drop_down("The tomogram they are in.", choices=self._tomograms)
+        self.model = ModelChoice("embedding", recall("embedding").get("model", ""))
+        self.contrast = contrast_menu()
+        self.count = drop_down(
+            "How many clusters: the clearest number from 2 to 8, or as many as you say.",
+            choices=[(CLEAREST, 0), *((str(n), n) for n in range(2, 13))],
+        )
+        self.cluster = self._control(
+            "Colour by cluster", self._start_clusters, "Group the picks by what they look like."
+        )
+        self.clusters = QWidget(toolTip="Press a cluster to select its picks.")
+        self.as_class = PushButton(
+            text="Take clusters as classes",
+            tooltip="Let the cluster of each pick be its class, in files too.",
+        )
+        self.by_class = PushButton(text="Colour by class", tooltip="As before.")
+        self.sort = self._control(
+            "Sort by likeness to selected",
+            self._start_ranking,
+            "List all picks of the layer, those least like the selected ones first.",
+        )
+        self.table = QTableWidget(
+            columnCount=2, toolTip="Picks by rising likeness to those that were selected: 0 is "
+            "like any pick of the layer, 1 like the mean of the selected ones. Choose rows to see "
+            "them and to select them in the layer.",
+        )  # fmt: skip
+        self.table.setHorizontalHeaderLabels(["likeness", "class"])
+        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
+        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
+        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
+        self.table.verticalHeader().hide()
+        self.set_aside = PushButton(
+            text="Set selected aside",
+            tooltip="Move the selected picks to a hidden layer, so that nothing is lost.",
+        )
+        self.find = self._control(
+            "Find more like the selected ones",
+            self._start_search,
+            "Look everywhere in the tomogram. If nothing is selected, all picks of the layer are "
+            "examples.",
+        )
+        self.threshold = FloatSlider(
+            value=0.5, min=-0.5, max=1.5, step=0.01,
+            tooltip="Likeness that a found pick needs; applied at once.",
+        )  # fmt: skip
+        self.result = note()
+        self.save = PushButton(text="Save picks…", tooltip="Write the picks that were found.")
+        self._form = form = scrolled_form(self)
+        add_row(form, "Picks", self.picks)
+        add_row(form, "Tomogram", self.volume)
+        add_row(form, "Model", self.model)
+        add_row(form, "Contrast", self.contrast)
+        self.computing = ComputeOptions(self, form)
+        add_row(form, "Clusters", self.count)
+        for part in (self.cluster, self.clusters, self.as_class, self.by_class, self.sort,
+                     self.table, self.set_aside, self.find):  # fmt: skip
+            form.addRow(getattr(part, "native", part))
+        add_row(form, "Likeness", self.threshold)
+        for part in (self.result, self.save):
+            form.addRow(getattr(part, "native", part))
+        self.picks.changed.connect(self._refresh)
+        self.volume.changed.connect(self._refresh)
+        self.as_class.changed.connect(self._take_clusters)
+        self.by_class.changed.connect(lambda: _colour(self.picks.value, CLASS))
+        self.table.itemSelectionChanged.connect(self._show_rows)
+        self.set_aside.changed.connect(self._set_aside)
+        self.threshold.changed.connect(self._apply_threshold)
+        self.save.changed.connect(self._ask_and_save)
+        self.reset_choices()
+
+    def reset_choices(self, *_: Any) -> None:
+        """Offer the layers that are open now; napari calls this when they change."""
+        self.picks.reset_choices()
+        self.volume.reset_choices()
+        self._refresh()
+
+    def save_picks(self, path: str | Path, format: str | None = None) -> list[Path]:
+        """Write the picks that were found, as the user left them; see `write_picks`.
+
+        Raises
+        ------
+        Vox3dError
+            If none were found, or the file cannot be written.
+        """
+        if self._shown is None or self._shown[0] not in self._viewer.layers:
+            raise Vox3dError("There are no picks to save yet; find some first.")
+        return write_by_class(path, picks_from_layer(self._shown[0], self._examined), format)
+
+    # --- layers --------------------------------------------------------------------------------
+
+    def _points(self, _: object = None) -> list[Points]:
+        return [layer for layer in self._viewer.layers if is_picks(layer)]
+
+    def _tomograms(self, _: object = None) -> list[Layer]:
+        return [layer for layer in self._viewer.layers if is_tomogram(layer, several=True)]
+
+    def _chosen(self) -> tuple[Points, Volume, Picks]:
+        """Layer of picks, tomogram, and picks in it; a `Vox3dError` says what is missing."""
+        layer, tomogram = self.picks.value, self.volume.value
+        if tomogram is None:
+            raise Vox3dError(OPEN_FIRST)
+        if layer is None or not len(layer.data):
+            raise Vox3dError(OPEN_PICKS)
+        if self.model.card is None:
+            raise Vox3dError("No model that tells particles apart is installed.")
+        volume = volume_from_layer(tomogram, self._viewer.dims.point)
+        if not volume.calibrated:
+            raise Vox3dError(
+                f"{tomogram.name!r} does not say how large its voxels are; set that in Pick "
+                "particles first."
+            )
+        remember("embedding", model=self.model.chosen)
+        return layer, volume, picks_from_layer(layer, volume, rejected=True)
+
+    def _refresh(self) -> None:
+        """Show what can be done with the layer that is chosen."""
+        layer = self.picks.value
+        grouped = layer is not None and CLUSTER in layer.features
+        self._list_clusters(layer if grouped else None)
+        for control in (self.as_class, self.by_class):
+            self._form.setRowVisible(control.native, grouped)
+        listed = layer is not None and layer is self._ranked
+        self._form.setRowVisible(self.table, listed)
+        self._form.setRowVisible(self.set_aside.native, listed)
+        there = self._shown is not None and self._shown[0] in self._viewer.layers
+        self._form.setRowVisible(self.threshold.native, there)
+        self._form.setRowVisible(self.save.native, there)
+        if layer is None or self.volume.value is None:
+            self.result.setText(OPEN_FIRST if self.volume.value is None else OPEN_PICKS)
+        elif self.result.text() in (OPEN_FIRST, OPEN_PICKS):
+            self.result.clear()
+
+    # --- jobs ----------------------------------------------------------------------------------
+
+    def _control(self, text: str, prepare: Callable[[], None], tooltip: str) -> RunControl:
+        control = RunControl(text, prepare, f"{tooltip} Press again to cancel.", networks=True)
+        control.ended.connect(lambda: self._lock(None))
+        return control
+
+    def _lock(self, running: RunControl | None) -> None:
+        """Let one job run at a time."""
+        for control in (self.cluster, self.sort, self.find):
+            if control is not running:
+                control.button.setEnabled(running is None)
+
+    def _options(self) -> dict[str, Any]:
+        return {
+            "model": self.model.card.name,
+            "contrast": self.contrast.value,
+            **self.computing.arguments(),
+        }
+
+    def _start_clusters(self) -> None:
+        layer, volume, picks = self._chosen()
+        self._lock(self.cluster)
+        self.cluster.run(
+            _group, self._looks, volume, picks, self.count.value or None, **self._options(),
+            then=partial(self._show_clusters, layer, volume, picks),
+        )  # fmt: skip
+
+    def _start_ranking(self) -> None:
+        layer, volume, picks = self._chosen()
+        chosen = sorted(layer.selected_data)
+        if not chosen:
+            raise Vox3dError(SELECT_FIRST)
+        self._lock(self.sort)
+        self.sort.run(
+            _rank, self._looks, volume, picks, chosen, **self._options(),
+            then=partial(self._show_ranking, layer, volume, picks),
+        )  # fmt: skip
+
+    def _start_search(self) -> None:
+        layer, volume, picks = self._chosen()
+        chosen = sorted(layer.selected_data)
+        self._lock(self.find)
+        self.find.run(
+            _search, volume, picks.select(chosen) if chosen else picks, **self._options(),
+            then=partial(self._show_found, volume, picks),
+        )  # fmt: skip
+
+    def _still(self, layer: Points, volume: Volume, picks: Picks) -> bool:
+        """Whether a layer shows the picks that a job worked on; if not, say so."""
+        if layer in self._viewer.layers and same_picks(
+            picks_from_layer(layer, volume, rejected=True), picks
+        ):
+            return True
+        self.result.setText(f"{layer.name} was changed meanwhile; start again.")
+        return False
+
+    # --- clusters ------------------------------------------------------------------------------
+
+    def _show_clusters(
+        self, layer: Points, volume: Volume, picks: Picks, groups: np.ndarray
+    ) -> None:
+        if not self._still(layer, volume, picks):
+            return
+        names = np.array([f"cluster-{n + 1}" for n in groups], dtype=object)
+        layer.features = layer.features.assign(**{CLUSTER: names})
+        _colour(layer, CLUSTER)
+        self.result.setText(f"{len(names)} picks in {len(set(names))} clusters.")
+        self._refresh()
+
+    def _list_clusters(self, layer: Points | None) -> None:
+        """Offer a button for each cluster."""
+        grid = new_grid(self.clusters, wide=1)
+        if layer is None:
+            return
+        counts = layer.features[CLUSTER].dropna().value_counts()
+        colours = class_colours(sorted(counts.index))
+        for n, (name, colour) in enumerate(colours.items()):
+            button = QPushButton(f"{name}: {counts[name]}", toolTip="Select these picks.")
+            button.setStyleSheet(f"QPushButton {{ border-left: 8px solid {colour}; }}")
+            button.clicked.connect(partial(self._select_cluster, layer, name))
+            grid.addWidget(button, n // 2, n % 2)
+
+    def _select_cluster(self, layer: Points, name: str, _checked: bool = False) -> None:
+        layer.selected_data = set(np.flatnonzero(layer.features[CLUSTER] == name).tolist())
+        self._viewer.layers.selection.active = layer
+        layer.mode = "select"
+
+    def _take_clusters(self) -> None:
+        layer = self.picks.value
+        layer.features = layer.features.assign(**{CLASS: layer.features[CLUSTER]})
+        self.result.setText("Each pick has its cluster as class now.")
+
+    # --- likeness ------------------------------------------------------------------------------
+
+    def _show_ranking(self, layer: Points, volume: Volume, picks: Picks, found: np.ndarray) -> None:
+        if not self._still(layer, volume, picks):
+            return
+        layer.features = layer.features.assign(**{LIKENESS: found})
+        self._ranked = layer
+        self._fill_table()
+        self._refresh()
+        self.result.setText("The picks least like those selected come first.")
+
+    def _fill_table(self) -> None:
+        features = self._ranked.features
+        labels = features.get(CLASS, features.get("label"))
+        self.table.blockSignals(True)
+        self.table.clearContents()
+        self.table.setRowCount(len(features))
+        for row, n in enumerate(np.argsort(features[LIKENESS].to_numpy(float))):
+            item = QTableWidgetItem(f"{features[LIKENESS].iloc[n]:.2f}")
+            item.setData(Qt.ItemDataRole.UserRole, int(n))
+            self.table.setItem(row, 0, item)
+            label = "" if labels is None else str(labels.iloc[n])
+            self.table.setItem(row, 1, QTableWidgetItem(label))
+        self.table.clearSelection()
+        self.table.blockSignals(False)
+
+    def _show_rows(self) -> None:
+        """Select the picks of the rows that are chosen, and bring the last one into view."""
+        layer = self._ranked
+        if layer not in self._viewer.layers or len(layer.data) != self.table.rowCount():
+            self.result.setText("The picks were changed since; sort them again.")
+            return
+        rows = {item.row() for item in self.table.selectedItems()}
+        chosen = {self.table.item(row, 0).data(Qt.ItemDataRole.UserRole) for row in rows}
+        layer.selected_data = chosen
+        self._viewer.layers.selection.active = layer
+        if self.table.currentRow() in rows:
+            current = self.table.item(self.table.currentRow(), 0).data(Qt.ItemDataRole.UserRole)
+            point = np.asarray(layer.data_to_world(layer.data[current]))
+            others = self._viewer.dims.point[: -len(point)]
+            self._viewer.dims.point = (*others, *point)
+            self._viewer.scene.camera.center = tuple(point[-3:])
+
+    def _set_aside(self) -> None:
+        """Move the selected picks to a layer of their own."""
+        layer = self._ranked
+        chosen = sorted(layer.selected_data)
+        if not chosen:
+            self.result.setText("Select what is to be set aside first, in the table or the layer.")
+            return
+        name = f"{layer.name} set aside"
+        aside = picks_from_layer(layer, rejected=True).select(chosen)
+        place = {"translate": layer.translate, "scale": layer.scale, "units": layer.units}
+        if name in self._viewer.layers:
+            before = picks_from_layer(self._viewer.layers[name], rejected=True)
+            replace_points(
+                self._viewer.layers[name], *picks_layer(Picks.concatenate([before, aside]))[:2]
+            )
+        else:
+            data, looks, kind = picks_layer(aside, name=name, visible=False)
+            self._viewer.add_layer(Layer.create(data, looks | place, kind))
+        layer.remove_selected()
+        self._viewer.layers.selection.active = layer
+        self._fill_table()
+        self.result.setText(f"{len(chosen)} picks are in {name!r} now, {len(layer.data)} left.")
+
+    # --- more ----------------------------------------------------------------------------------
+
+    def _show_found(self, volume: Volume, known: Picks, found: Picks) -> None:
+        """Show what was found beside the picks that were there."""
+        from scipy.spatial import cKDTree
+
+        self._examined = volume
+        reach = 75.0 if known.radii is None else float(np.median(known.radii))
+        new = cKDTree(known.positions).query(found.positions)[0] > reach
+        self._found = found.select(new)
+        suggested = float(found.metadata["threshold"])
+        low, high = (-0.5, 1.5) if not len(found) else np.quantile(found.scores, (0, 1)).tolist()
+        self.threshold.min, self.threshold.max = -10, 10  # whatever the value is now
+        self.threshold.value = float(np.clip(round(suggested, 2), -10, 10))
+        self.threshold.min = round(min(low, suggested), 2) - 0.01
+        self.threshold.max = round(max(high, suggested), 2) + 0.01
+        self._shown = None
+        self._apply_threshold()
+        self._refresh()
+
+    def _apply_threshold(self) -> None:
+        """Show what is at least as alike as the slider says; edits by hand stay as they are."""
+        if self._found is None:
+            return
+        picks = self._found.select(self._found.scores >= self.threshold.value)
+        label = next(iter(self._found.classes), "particle")
+        name = f"more like {label}"
+        data, looks, kind = picks_layer(picks, self._examined, classes=[label], name=name)
+        layer = None if self._shown is None else self._shown[0]
+        if layer in self._viewer.layers and same_picks(
+            picks_from_layer(layer, self._examined, rejected=True), self._shown[1]
+        ):
+            replace_points(layer, data, looks)
+        else:
+            show_whole_spheres(self._viewer, picks)
+            layer = Layer.create(data, looks, kind)
+            before = self.picks.value
+            self._viewer.add_layer(layer)
+            self.picks.value = before
+        self._shown = layer, picks
+        self.result.setText(f"{len(picks)} more like the selected ones.")
+
+    def _ask_and_save(self) -> None:
+        written = ask_and_save(self, "similar.star", self.save_picks)
+        if written:
+            self.result.setText("Saved " + ", ".join(file.name for file in written) + ".")
+
+
+class Looks:
+    """What picks look like, kept, so that only new ones are looked at."""
+
+    def __init__(self) -> None:
+        self._of: tuple[Any, ...] = ()
+        self._volume: Volume | None = None
+        self._known: dict[bytes, np.ndarray] = {}
+
+    def __call__(self, volume: Volume, picks: Picks, *, progress: Any, **options: Any) -> Any:
+        """(N, D) vectors of the picks; see `embed_picks`."""
+        of = (volume.step.tobytes(), volume.origin.tobytes(), *sorted(options.items()))
+        same = self._volume is not None and self._volume.values is volume.values
+        if not same or of != self._of:
+            self._known, self._of, self._volume = {}, of, volume
+        places = [position.tobytes() for position in picks.positions]
+        new = [n for n, place in enumerate(places) if place not in self._known]
+        found = vox.embed_picks(volume, picks.select(new), progress=progress, **options)
+        self._known |= dict(zip((places[n] for n in new), found, strict=True))
+        return np.stack([self._known[place] for place in places])
+
+
+def _group(
+    looks: Looks, volume: Volume, picks: Picks, count: int | None, **options: Any
+) -> np.ndarray:
+    count = None if count is None else min(count, len(picks))
+    return vox.cluster_picks(looks(volume, picks, **options), count)
+
+
+def _rank(
+    looks: Looks, volume: Volume, picks: Picks, chosen: list[int], **options: Any
+) -> np.ndarray:
+    vectors = looks(volume, picks, **options)
+    return vox.likeness(vectors, vectors[chosen])
+
+
+def _search(volume: Volume, examples: Picks, **options: Any) -> Picks:
+    return vox.find_similar(volume, examples, threshold=-np.inf, **options)
+
+
+def _colour(layer: Points, feature: str) -> None:
+    """Colour points by a feature of theirs."""
+    names = layer.features[feature].dropna().astype(str)
+    layer.face_color = "white"  # a cycle of colours cannot be changed while it is in use
+    ordered = sorted(names.unique()) if feature == CLUSTER else names.unique().tolist()
+    layer.face_color_cycle = class_colours(ordered)
+    layer.face_color = feature

@@ -1,0 +1,318 @@
+"""Finding, ranking and grouping particles by how alike they look, without training."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from napari_vox3d.errors import InferenceError
+from napari_vox3d.picks import Picks
+from napari_vox3d.progress import part_of
+from napari_vox3d.provenance import Run, changed, model_name
+from napari_vox3d.volume import Volume
+
+if TYPE_CHECKING:
+    from napari_vox3d.inference.contrast import ContrastChoice
+    from napari_vox3d.inference.embedding import Array
+    from napari_vox3d.models import Model
+    from napari_vox3d.progress import Progress
+
+CANDIDATES = 600  # places that are looked at closely
+SUGGESTED = "threshold"  # in metadata: the likeness that tells particles from the rest
+_MOST_GROUPS = 8
+_LOOKED_AT = 1500  # picks whose distances are computed, of very many
+
+
+def find_similar(
+    volume: Volume,
+    picks: Picks,
+    model: str | Path | Model = "default",
+    *,
+    among: Picks | None = None,
+    threshold: float | None = None,
+    min_distance: float | None = None,
+    candidates: int = CANDIDATES,
+    device: str = "auto",
+    precision: str = "auto",
+    contrast: ContrastChoice | None = None,
+    progress: Progress | None = None,
+) -> Picks:
+    """Find more particles that look like some picks.
+
+    The mean of the picks is a filter that finds places of their size in the whole tomogram. The
+    best of them are embedded as `embed_picks` does, and ranked by the `likeness` of their vectors
+    and of their answers to the filter.
+
+    Parameters
+    ----------
+    volume
+        The tomogram, (z, y, x), of any real type.
+    picks
+        Examples in it, all of one kind; ten are good, and five can do.
+    model
+        Name from `list_models`, path of a model, or a `Model`, for embedding.
+    among
+        Picks to choose from. Default: look everywhere.
+    threshold
+        Least likeness. Default: where the particles part from the rest, judging by the examples.
+    min_distance
+        Å between two found ones, and from one to an example. Default: 1.5 times the examples'
+        radius, or 100 Å where they carry none. Not used with `among`.
+    candidates
+        Places that are looked at closely, a hundredth of a second each. Not used with `among`.
+    device, precision, contrast
+        As for `embed_picks`.
+    progress
+        Called several times a second; may raise `Cancelled`.
+
+    Returns
+    -------
+    Picks
+        By falling likeness, which is their score: 0 for a place like any other, 1 for one like the
+        mean of the examples. From `among`, with its labels; or new ones without the examples, with
+        their label and radius. ``metadata["threshold"]`` is the threshold that is suggested.
+
+    Raises
+    ------
+    ModelError
+        If the model cannot be found or is not for embedding.
+    InferenceError
+        If there are no examples, a pick lies outside the tomogram, the device or precision is not
+        there, or the tomogram has no spread of values.
+    Cancelled
+        If `progress` raises it.
+
+    Warns
+    -----
+    UserWarning
+        If the tomogram does not say how large its voxels are: the model's size is then assumed.
+    """
+    from napari_vox3d.inference.candidates import MeanParticle, in_memory
+    from napari_vox3d.inference.embedding import Embedder, places_of
+
+    if not len(picks):
+        raise InferenceError("Similar particles are found from examples; give at least one pick.")
+    embedder = Embedder(volume, model, device=device, precision=precision, contrast=contrast)
+    known = embedder.view.from_index(places_of(picks, volume))
+    if among is None:
+        embedder.view = in_memory(embedder.view, part_of(progress, 0, 0.2))
+        mean = MeanParticle(embedder.view, known, embedder.edge)
+        distance = _spacing(picks) if min_distance is None else min_distance
+        places = mean.peaks(distance / embedder.voxel_size, candidates)
+        index = np.clip(embedder.view.to_index(places), 0, np.array(volume.shape) - 1)
+        chosen = _new_picks(volume, picks, index)
+    else:
+        mean = MeanParticle(embedder.view, known, embedder.edge)
+        chosen, places = among, embedder.view.from_index(places_of(among, volume))
+    if not len(places):
+        return replace(chosen, scores=None, metadata={**chosen.metadata, SUGGESTED: 0.5})
+    examples = embedder.at(known, part_of(progress, 0.3, 0.35))
+    vectors = embedder.at(places, part_of(progress, 0.35, 1))
+    answers = mean.answers(places)
+    scale = vectors.std() / max(float(answers.std()), 1e-12)  # counts as one more direction
+    vectors = np.column_stack([vectors, scale * answers])
+    examples = np.column_stack([examples, scale * mean.own_answers])
+    found = likeness(vectors, examples)
+    suggested = parting(found, likeness(examples, examples, among=vectors))
+    order = np.argsort(-found, kind="stable")
+    order = order[found[order] >= (suggested if threshold is None else threshold)]
+    chosen = replace(
+        chosen.select(order),
+        scores=found[order],
+        metadata={**chosen.metadata, SUGGESTED: suggested},
+    )
+    if among is not None:
+        return chosen
+    run = Run(
+        "find_similar",
+        volume.source or volume.name,
+        _described(picks)
+        | changed(
+            threshold=(threshold, None),
+            min_distance=(min_distance, None),
+            candidates=(candidates, CANDIDATES),
+            device=(device, "auto"),
+            precision=(precision, "auto"),
+            contrast=(contrast, None),
+            member=(volume.metadata.get("member", 0), 0),
+        ),
+        model=model_name(model, embedder.model.card.name),
+        sha256=embedder.model.card.sha256 or "",
+        voxel_size=tuple(volume.voxel_size.tolist()),
+    )
+    return replace(chosen, metadata={**chosen.metadata, **run.as_metadata()})
+
+
+def likeness(vectors: Array, examples: Array, *, among: Array | None = None) -> NDArray[np.float64]:
+    """How alike vectors are to examples, in the directions that tell those from the others.
+
+    The directions are Fisher's: differences count less where all vectors differ.
+
+    Parameters
+    ----------
+    vectors
+        (N, D), from `embed_picks`.
+    examples
+        (M, D), of one kind, from the same tomogram.
+    among
+        (K, D) vectors that the examples are told from. Default: `vectors`.
+
+    Returns
+    -------
+    ndarray
+        (N,) 0 for the mean of `among`, 1 for the mean of `examples`.
+
+    Raises
+    ------
+    InferenceError
+        If there are no examples.
+    """
+    if not len(examples):
+        raise InferenceError("Likeness is measured from examples; give at least one.")
+    if not len(vectors):
+        return np.zeros(0)
+    others = np.asarray(vectors if among is None else among, float)
+    middle = others.mean(axis=0)
+    count, size = others.shape
+    spread = np.atleast_2d(np.cov(others.T, bias=True))
+    share = size / (size + count)  # of a spread that is the same in all directions
+    even = max(float(np.trace(spread)) / size, 1e-12)
+    spread = (1 - share) * spread + share * even * np.eye(size)
+    towards = np.asarray(examples, float).mean(axis=0) - middle
+    direction = np.linalg.solve(spread, towards)
+    length = max(float(towards @ direction), 1e-12)
+    found: NDArray[np.float64] = (vectors - middle) @ direction / length
+    return found
+
+
+def parting(found: NDArray[np.float64], examples: NDArray[np.float64]) -> float:
+    """Likeness from which on a place is more likely a particle like the examples than not.
+
+    Two bell curves are fitted to the likenesses found and those of the examples, which are known
+    to belong to the upper one.
+    """
+    if len(found) < 3:
+        return 0.5
+    values = np.concatenate([found, examples])
+    known = len(examples)
+    upper = (values > 0.5).astype(float)
+    upper[-known:] = 1.0
+    for _ in range(50):
+        logits = np.zeros(len(values))
+        for weights, sign in ((upper, 1), (1 - upper, -1)):
+            total = weights.sum() + 1e-9
+            mean = (weights @ values) / total
+            width = np.sqrt(weights @ (values - mean) ** 2 / total + 1e-4)
+            logits += sign * (np.log(total / width) - 0.5 * ((values - mean) / width) ** 2)
+        logits[values > 1] = np.maximum(logits[values > 1], 0)  # nothing is too much alike
+        upper = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
+        upper[-known:] = 1.0
+    above = upper[:-known] >= 0.5
+    least = found[above].min() if above.any() else np.median(examples)
+    most = found[~above].max() if not above.all() else 0.0
+    return float((least + most) / 2)
+
+
+def cluster_picks(embedding: Array, count: int | None = None) -> NDArray[np.intp]:
+    """Group picks by what they look like: k-means of their vectors, begun from Ward's tree.
+
+    Parameters
+    ----------
+    embedding
+        (N, D), from `embed_picks`.
+    count
+        Number of groups. Default: from 2 to 8, the number whose groups are the clearest by their
+        silhouettes.
+
+    Returns
+    -------
+    ndarray
+        (N,) numbers of groups; 0 is the largest. There may be fewer groups where picks look
+        exactly the same.
+
+    Raises
+    ------
+    InferenceError
+        If `count` is not between 1 and the number of picks.
+    """
+    from scipy.cluster.hierarchy import ward
+
+    total = len(embedding)
+    if count is not None and not 1 <= count <= total:
+        raise InferenceError(f"{total} picks cannot be put into {count} groups.")
+    if total < 3 and count in (None, 1):
+        return np.zeros(total, np.intp)
+    vectors = np.asarray(embedding, float)
+    tree = ward(vectors[:: _step(vectors)])
+    counts = range(2, min(_MOST_GROUPS, total - 1) + 1) if count is None else [count]
+    tried = [_groups(vectors, tree, n) for n in counts]
+    if len(tried) == 1:
+        return tried[0]
+    return max(tried, key=lambda groups: _clearness(vectors, groups))
+
+
+def _groups(vectors: NDArray[np.float64], tree: NDArray[np.float64], count: int
+            ) -> NDArray[np.intp]:  # fmt: skip
+    """Groups by falling size: those of a tree of some vectors, moved until they are at rest."""
+    from scipy.cluster.hierarchy import fcluster
+    from scipy.cluster.vq import kmeans2
+
+    some = vectors[:: _step(vectors)]
+    branches = fcluster(tree, count, "maxclust")
+    centres = np.array([some[branches == n].mean(axis=0) for n in np.unique(branches)])
+    groups = kmeans2(vectors, centres, iter=50, minit="matrix")[1]
+    found, groups, sizes = np.unique(groups, return_inverse=True, return_counts=True)
+    numbers = np.empty(len(found), np.intp)
+    numbers[np.argsort(-sizes, kind="stable")] = np.arange(len(found))
+    return numbers[groups]
+
+
+def _step(vectors: NDArray[np.float64]) -> int:
+    return -(-len(vectors) // _LOOKED_AT)
+
+
+def _clearness(vectors: NDArray[np.float64], groups: NDArray[np.intp]) -> float:
+    """Mean silhouette: how much nearer vectors are to their own group than to the next one."""
+    from scipy.spatial.distance import cdist
+
+    step = _step(vectors)
+    vectors, groups = vectors[::step], groups[::step]
+    distances = cdist(vectors, vectors)
+    members = groups[:, None] == np.unique(groups)
+    sums, counts = distances @ members, members.sum(axis=0)
+    own = np.where(members, sums / np.maximum(counts - 1, 1), 0).sum(axis=1)
+    other = np.where(members, np.inf, sums / counts).min(axis=1)
+    return float(((other - own) / np.maximum(own, other)).mean())
+
+
+def _spacing(picks: Picks) -> float:
+    return 100.0 if picks.radii is None else 1.5 * float(np.median(picks.radii))
+
+
+def _described(picks: Picks) -> dict[str, object]:
+    """Examples, as a script can make them."""
+    return {
+        "like": picks.positions.round(1).tolist(),
+        "label": _label(picks),
+        **({} if picks.radii is None else {"radius": round(float(np.median(picks.radii)), 1)}),
+    }
+
+
+def _label(picks: Picks) -> str:
+    return str(Counter(picks.labels.tolist()).most_common(1)[0][0])
+
+
+def _new_picks(volume: Volume, picks: Picks, places: NDArray[np.float64]) -> Picks:
+    return Picks(
+        places * volume.voxel_size,
+        np.full(len(places), _label(picks)),
+        radii=None if picks.radii is None else np.full(len(places), np.median(picks.radii)),
+        tomogram=volume.name or picks.tomogram,
+        shape=volume.shape,
+        voxel_size=volume.voxel_size,
+    )
