@@ -72,8 +72,8 @@ def test_recall_counts_particles_that_are_not_found():
 
 def test_without_particles_found_there_is_no_threshold():
     found = candidates([], [0.4, 0.3])
-    assert np.isnan(confidence(found, particles(30, 31)).threshold)
-    assert np.isnan(confidence(found, particles()).threshold)
+    assert confidence(found, particles(30, 31)).threshold is None
+    assert confidence(found, particles()).threshold is None
     assert not confidence(found, particles(30)).share_at([0.9]).any()
 
 

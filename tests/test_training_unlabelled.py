@@ -93,6 +93,34 @@ def test_a_class_that_the_model_knows_needs_no_look(volume, monkeypatch):
     assert make(volume, picks_at(PLACES)).likeness(model(("b", "a"))) == {"a": "a"}
 
 
+@pytest.mark.parametrize(("name", "looks"), [("a", 1), ("new", 0)])
+def test_a_model_looks_at_once_for_what_it_knows(volume, monkeypatch, name, looks):
+    seen = []
+    monkeypatch.setattr(DenseForm, "edge", 32)
+    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [picks_at(PLACES, [0.9] * 12, "x")])
+    monkeypatch.setattr(Unlabelled, "look", lambda self, _: seen.append(1) or self.tomograms)
+    known = picks_at(PLACES[:6], label=name)
+    trained = train_picker([(volume, known)], base=model(), labels="some", steps=1, device="cpu")
+    assert len(seen) == looks
+    assert trained.card.classes[0].threshold == 0.5  # nothing of it is found
+    assert "6 particles known among others" in trained.card.training
+
+
+def test_rejected_picks_stay_traps(volume, monkeypatch):
+    found = picks_at(PLACES + 0.3, np.full(12, 0.97))
+    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [found])
+    decisions = ["accepted"] * 5 + ["rejected"]
+    known = Picks.from_indices(PLACES[:6], "a", voxel_size=10, radii=40.0, decisions=decisions)
+    unlabelled = make(volume, known)
+    (before,) = unlabelled.tomograms
+    (after,) = unlabelled.look(model())
+    for tomogram in (before, after):
+        assert tomogram.traps[:, 2].round().tolist() == [80]
+        assert 80 not in places_of(tomogram.particles)
+        assert 80 not in places_of(tomogram.doubtful)
+    assert len(after.particles.labels) > len(before.particles.labels)
+
+
 def test_small_tomograms_are_looked_at_as_a_whole(volume):
     assert region_of(volume, picks_at(PLACES), 10.0) == (slice(0, 40), slice(0, 40), slice(0, 176))
 

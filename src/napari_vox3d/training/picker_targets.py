@@ -96,6 +96,13 @@ class Tomogram(NamedTuple):
         )
         return cls(view, particles, traps=rejected.positions)
 
+    @property
+    def known(self) -> int:
+        """Number of particles, the doubtful among them."""
+        return len(self.particles.labels) + (
+            0 if self.doubtful is None else len(self.doubtful.labels)
+        )
+
     def crop(
         self, rng: np.random.Generator, edge: int, beyond: int
     ) -> tuple[NDArray[np.float32], NDArray[np.intp]]:

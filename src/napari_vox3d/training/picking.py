@@ -164,15 +164,19 @@ def train_picker(
         else:
             alike = None if beside is None else beside.likeness(start)
             form = form_of(start, kinds, alike)
-            if alike is not None and len(alike) == len(kinds):
-                looks = (0.0, *LOOKS)
+            if {kind.name for kind in start.card.classes}.issuperset(names):
+                looks = (0.0, *LOOKS)  # it knows what it looks for
+
+        def now() -> Model:
+            return _model(form, name, kinds if beside is None else beside.kinds, taken)
+
         if glimpse is not None:
-            on_step = Glimpses(lambda: glimpse(_model(form, name, kinds, taken)), on_step)
+            on_step = Glimpses(lambda: glimpse(now()), on_step)
         done = _fit(
             form.to(where),
             tomograms,
             outputs=len(kinds) + 1,
-            look=None if beside is None else lambda: beside.look(_model(form, name, kinds, taken)),
+            look=None if beside is None else lambda: beside.look(now()),
             looks=looks,
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
@@ -184,14 +188,15 @@ def train_picker(
             checkpoint=checkpoint,
             clock=clock,
         )
-    model = _model(form, name, kinds, taken)
+    model = now()
     if beside is not None:
-        thresholds = beside.thresholds(model)
+        beside.judge(model)
+        kinds = beside.kinds
     else:
         thresholds = estimate_thresholds(
             model, held_out or examples, contrast=contrast, device=device, progress=reports.wait
         )
-    kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
+        kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
     about = _account(tomograms, done * form.batch, start, held_out, labels)
     return model.with_card(model.card.model_copy(update={"classes": kinds, "training": about}))
 
@@ -306,7 +311,7 @@ def _account(
     labels: Labels,
 ) -> str:
     """What the card says about the training."""
-    particles = sum(len(tomogram.particles.labels) for tomogram in tomograms)
+    particles = sum(tomogram.known for tomogram in tomograms)
     origin = "random weights" if start is None else f"the model {start.card.name!r}"
     if labels == "some":
         tested = "thresholds from every fourth of them, which it was not shown"

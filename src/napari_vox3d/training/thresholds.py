@@ -167,10 +167,10 @@ class Confidence:
         return cls(_LEVELS, recall, picked, np.minimum(share, 1), expected)
 
     @property
-    def threshold(self) -> float:
-        """Middle of the plateau of F, as a score; NaN if nothing is known."""
+    def threshold(self) -> float | None:
+        """Middle of the plateau of F, as a score; None if nothing known is found."""
         if not self.recall.any():
-            return float("nan")
+            return None
         f = 2 * self.expected * self.recall / (self.picked + self.expected)
         plateau = np.flatnonzero(f >= _PLATEAU * f.max())
         return round(float(expit(self.levels[plateau].mean())), 3)

@@ -56,6 +56,8 @@ class Unlabelled:
     ----------
     tomograms
         What is learnt from before the first look.
+    kinds
+        The classes, with the thresholds that suited the last model that was looked with.
     """
 
     def __init__(
@@ -68,7 +70,7 @@ class Unlabelled:
         progress: Callable[[int, int], None],
     ) -> None:
         names = [kind.name for kind in kinds]
-        self._kinds, self._taken = list(kinds), taken
+        self.kinds, self._taken = list(kinds), taken
         self._contrast, self._device, self._progress = contrast, device, progress
         self._volumes, self._regions, self.tomograms = [], [], list[Tomogram]()
         self._shown, self._judges, self._rejected = [], [], []
@@ -97,10 +99,10 @@ class Unlabelled:
     def likeness(self, start: Model) -> dict[str, str]:
         """Class of a model that each class may start from: that of its name, or one much alike."""
         known = {kind.name for kind in start.card.classes}
-        alike = {kind.name: kind.name for kind in self._kinds if kind.name in known}
-        if len(alike) < len(self._kinds):
+        alike = {kind.name: kind.name for kind in self.kinds if kind.name in known}
+        if len(alike) < len(self.kinds):
             found = self._found(start)
-            for kind in self._kinds:
+            for kind in self.kinds:
                 seen = {
                     name: self._mean_score([picks.of_class(name) for picks in found], kind)
                     for name in known
@@ -113,7 +115,8 @@ class Unlabelled:
     def look(self, model: Model) -> list[Tomogram]:
         """What is learnt from after the model of the moment has looked at the tomograms."""
         found = self._found(model)
-        sorted_ = [self._sorted(found, kind) for kind in self._kinds]
+        confidences = self._confidences(found)
+        sorted_ = [self._sorted(found, kind, confidences[kind.name]) for kind in self.kinds]
         tomograms = []
         for n, (tomogram, volume) in enumerate(zip(self.tomograms, self._volumes, strict=True)):
             sure, doubtful, traps = (
@@ -129,14 +132,22 @@ class Unlabelled:
             )
         return tomograms
 
-    def thresholds(self, model: Model) -> dict[str, float]:
-        """Threshold of each class of a model, see `Confidence`."""
-        found = self._found(model)
-        chosen = {}
-        for kind in model.card.classes:
-            threshold = Confidence.of(found, self._learnt, kind, self._judges).threshold
-            chosen[kind.name] = kind.threshold if np.isnan(threshold) else threshold
-        return chosen
+    def judge(self, model: Model) -> None:
+        """Find the thresholds that suit a model."""
+        self._confidences(self._found(model))
+
+    def _confidences(self, found: Sequence[Picks]) -> dict[str, Confidence]:
+        """Confidence in each class; the thresholds follow."""
+        confidences = {
+            kind.name: Confidence.of(found, self._learnt, kind, self._judges) for kind in self.kinds
+        }
+        self.kinds = [
+            kind.model_copy(update={"threshold": threshold})
+            if (threshold := confidences[kind.name].threshold) is not None
+            else kind
+            for kind in self.kinds
+        ]
+        return confidences
 
     def _found(self, model: Model) -> list[Picks]:
         """All that a model finds at a low threshold."""
@@ -161,10 +172,9 @@ class Unlabelled:
         return float(np.concatenate(scores).sum()) / max(1, sum(map(len, own)))
 
     def _sorted(
-        self, found: Sequence[Picks], kind: ParticleClass
+        self, found: Sequence[Picks], kind: ParticleClass, confidence: Confidence
     ) -> list[tuple[Picks, Picks, Picks]]:
         """Sure ones, doubtful ones and traps among what was found, away from what was told."""
-        confidence = Confidence.of(found, self._learnt, kind, self._judges)
         most = _MOST * sum(len(picks.of_class(kind.name)) for picks in self._shown)
         parts = []
         for picks, *told in zip(found, self._shown, self._rejected, strict=True):
@@ -179,7 +189,7 @@ class Unlabelled:
         return parts
 
     def _particles(self, view: NetworkView, volume: Volume, picks: Picks) -> Particles:
-        return particles_in(view, volume, picks, self._kinds, self._taken.voxel_size)
+        return particles_in(view, volume, picks, self.kinds, self._taken.voxel_size)
 
 
 def region_of(volume: Volume, picks: Picks, voxel_size: float) -> Box:
