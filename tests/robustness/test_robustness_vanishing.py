@@ -58,8 +58,9 @@ def make(path, kind):
 
 def cut(path):
     if path.is_dir():
-        for chunk in path.rglob("0*0"):
-            os.truncate(chunk, 100)
+        for file in path.rglob("*"):
+            if file.is_file() and not file.name.startswith("."):  # a chunk
+                os.truncate(file, 100)
     else:
         os.truncate(path, 5000)
 

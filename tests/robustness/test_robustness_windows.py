@@ -58,12 +58,12 @@ def is_sentence(message):
     return message.rstrip().endswith((".", "?")) and "not foreseen" not in message
 
 
-def opened(window, viewer, qtbot):
+def opened(window, viewer):
     """A window on a viewer without one, wired to its layers as napari wires it."""
     widget = window(viewer)
-    qtbot.addWidget(widget)
-    for name in ("inserted", "removed", "reordered", "renamed"):
-        getattr(viewer.layers.events, name).connect(widget.reset_choices)
+    if hasattr(widget, "reset_choices"):
+        for name in ("inserted", "removed", "reordered", "renamed"):
+            getattr(viewer.layers.events, name).connect(widget.reset_choices)
     widget.show()
     return widget
 
@@ -126,6 +126,7 @@ def start_elf(widget, _folder=None):
 def start_batch(widget, folder):
     vox.write_volume(folder / "a.vasp", crystal(NOISE, "electron density", "e/Å³"))
     widget.task.value = "elf"
+    choose(widget.models["elf"].menu, "promolecule")
     widget.files.add([folder / "a.vasp"])
     widget.run.press()
 
@@ -179,6 +180,14 @@ MISCHIEF = {
 }  # fmt: skip
 
 
+def put_away(*widgets):
+    for widget in widgets:
+        if isalive(widget):
+            widget.close()
+            widget.deleteLater()
+    QApplication.processEvents()
+
+
 def running(widget):
     if not isalive(widget):
         return False
@@ -200,7 +209,7 @@ def test_layers_and_windows_may_go_while_a_job_runs(
         monkeypatch.setitem(vars(vox), name, held)
     viewer = ViewerModel()
     scene(viewer)
-    widget = opened(kind, viewer, qtbot)
+    widget = opened(kind, viewer)
     begin(widget, tmp_path)
     qtbot.waitUntil(held.started.is_set, timeout=PATIENCE)
     MISCHIEF[what](viewer, widget)
@@ -208,9 +217,7 @@ def test_layers_and_windows_may_go_while_a_job_runs(
     held.go.set()
     qtbot.waitUntil(lambda: not running(widget), timeout=PATIENCE)
     qtbot.wait(150)  # timers that follow
-    if isalive(widget):
-        widget.close()
-        widget.deleteLater()
+    put_away(widget)
     viewer.layers.clear()
     qtbot.wait(10)
 
@@ -244,10 +251,11 @@ def test_a_file_that_is_cut_short_is_told_of_in_the_window(qtbot, tmp_path, erro
     vox.write_volume(tmp_path / "a.mrc", Volume(np.tile(NOISE, (8, 4, 4)), 10.0))
     viewer = ViewerModel()
     add(viewer, volume_layer(vox.read_volume(tmp_path / "a.mrc")))
-    widget = opened(PickParticles, viewer, qtbot)
+    widget = opened(PickParticles, viewer)
     (tmp_path / "a.mrc").write_bytes((tmp_path / "a.mrc").read_bytes()[:9000])
     start_picking(widget)
     qtbot.waitUntil(lambda: not widget.run.running, timeout=PATIENCE)
+    put_away(widget)
     assert [error.message for error in errors] == [
         f"{tmp_path / 'a.mrc'}: was made shorter by another program while it was open. Open it "
         "again."
@@ -304,26 +312,23 @@ def test_odd_images_are_picked_in_and_learnt_from_or_refused(qtbot, monkeypatch,
         pytest.skip("napari refuses it")
     points = viewer.add_points([[3, 4, 5], [8, 9, 10.0]], name="points")
     points.scale, points.units = layer.scale[-3:], layer.units[-3:]
-    picking = opened(PickParticles, viewer, qtbot)
+    picking = opened(PickParticles, viewer)
     choose(picking.volume, layer)
     start_picking(picking)
     wait_for(picking, qtbot)
-    training = opened(TrainPicker, viewer, qtbot)
+    training = opened(TrainPicker, viewer)
     training.training.minutes.value = 0.1
     training.run.press()
     wait_for(training, qtbot)
-    review = opened(ReviewPicks, viewer, qtbot)
+    review = opened(ReviewPicks, viewer)
     choose(review.volume, layer)
     wait_for(review, qtbot)
     review.decide("accepted")
     review.step(1)
-    evaluation = opened(EvaluatePicks, viewer, qtbot)
+    evaluation = opened(EvaluatePicks, viewer)
     evaluation._evaluate()
     qtbot.wait(150)
-    for widget in (picking, training, review, evaluation):
-        widget.close()
-        widget.deleteLater()
-    QApplication.processEvents()
+    put_away(picking, training, review, evaluation)
 
 
 def odd_crystals():
@@ -357,33 +362,30 @@ def test_odd_crystals_are_explored_and_predicted_or_refused(
     values, options = odd_crystals()[kind]
     unit = {"elf": ""}.get(quantity, "e/Å³")
     add(viewer, *volume_layers([crystal(values, quantity, unit, **options)]))
-    explorer = opened(ExploreCrystal, viewer, qtbot)
+    explorer = opened(ExploreCrystal, viewer)
     explorer.sections[Maxima].run.press()
     wait_for(explorer, qtbot)
     acts = {Surface: "show_surface", Plane: "show_plane", LineProfile: "show_profile",
             Values: "opened", Save: "save"}  # fmt: skip
     for page, act in acts.items():
         getattr(explorer.sections[page], act)()
-    prediction = opened(PredictELF, viewer, qtbot)
+    prediction = opened(PredictELF, viewer)
     if "huge" not in kind:  # no end of points
         start_elf(prediction)
         wait_for(prediction, qtbot)
-    training = opened(TrainELF, viewer, qtbot)
+    training = opened(TrainELF, viewer)
     training.run.press()
     wait_for(training, qtbot)
     explorer.sections[Supercell].tile()
     qtbot.wait(150)
-    for widget in (explorer, prediction, training):
-        widget.close()
-        widget.deleteLater()
-    QApplication.processEvents()
+    put_away(explorer, prediction, training)
 
 
 def test_two_windows_of_a_kind_work_at_the_same_time(qtbot, calm):
     viewer = ViewerModel()
     scene(viewer)
-    windows = [opened(PickParticles, viewer, qtbot) for _ in range(2)]
-    windows.append(opened(PredictELF, viewer, qtbot))
+    windows = [opened(PickParticles, viewer) for _ in range(2)]
+    windows.append(opened(PredictELF, viewer))
     for widget in windows:
         start_elf(widget) if isinstance(widget, PredictELF) else start_picking(widget)
     deadline = time.monotonic() + PATIENCE / 1000
@@ -391,6 +393,7 @@ def test_two_windows_of_a_kind_work_at_the_same_time(qtbot, calm):
         qtbot.wait(20)
     assert sum(layer.name.startswith("tomogram picks") for layer in viewer.layers) == 2
     qtbot.wait(150)
+    put_away(*windows)
 
 
 def test_settings_that_cannot_be_written_stop_nothing(monkeypatch):

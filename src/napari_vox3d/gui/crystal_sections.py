@@ -219,8 +219,10 @@ class Surface(Section):
         """Set the slider to the values of the crystal."""
         volume = self._window.volume()
         self.hide_layer("surface")
-        low, high = float(np.nanmin(volume.values)), float(np.nanmax(volume.values))
-        if not low < high or np.iscomplexobj(volume.values):
+        values = np.asarray(volume.values)
+        finite = values[np.isfinite(values)].real
+        low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+        if not 0 < high - low < np.inf or np.iscomplexobj(values):
             return
         self.level.setDecimals(max(2, 2 - int(np.floor(np.log10(high - low)))))
         self.level.setRange(low, high)

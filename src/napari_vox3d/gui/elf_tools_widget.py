@@ -137,10 +137,11 @@ class ExploreCrystal(QWidget):
 
     def _slices_or_space(self, *_: Any) -> None:
         inside = [layer for part in self.sections.values() for layer in part.lying_inside()]
-        if not inside or self._covering is not self.source.value:
+        covering = self._covering
+        if not inside or covering is None or covering is not self.source.value:
             return
         flat = self.viewer.dims.ndisplay == 2
-        self._covering.visible = flat
+        covering.visible = flat
         for layer in inside:
             if isinstance(layer, Surface3D):  # in a slice they would cover it in turn
                 layer.visible = not flat
