@@ -51,6 +51,7 @@ def test_nothing_is_kept_at_first():
         lambda held: json.dumps({"version": 1}),
         lambda held: json.dumps({**held, "examples": [{}]}),
         lambda held: json.dumps({**held, "more": 1}),
+        lambda held: json.dumps({**held, "settings": 3}),
         lambda held: json.dumps(
             {**held, "examples": [{**held["examples"][0], "positions": [[1, 2]]}]}
         ),

@@ -108,7 +108,7 @@ def test_a_batch_tells_of_every_file(qtbot, window, tomograms, batch, errors):
     assert sources == sorted(tomograms.glob("TS*"))
     assert folder == tomograms / "picks"  # suggested
     assert model == "unet-simulated"
-    assert options == {}
+    assert options == {"contrast": "auto"}
     assert texts(window) == ["skipped · is there", "done · 10 picks", "failed · is damaged.",
                              "done · 30 picks"]  # fmt: skip
     said = window.result.text()

@@ -190,8 +190,24 @@ def test_picks_lie_on_the_tomogram(picked, inference):
     assert counts(widget) == {"ribosome": "2", "ferritin": "1"}
     (run,) = inference.runs
     assert run[1:] == ("two", None)
-    assert inference.contrast == "dark"
+    assert inference.contrast == "auto"
     assert inference.searches == [({"ribosome": 0.5, "ferritin": 0.3}, None)]
+
+
+def test_a_window_that_is_opened_again_goes_on_with_its_picks(picked, inference, qtbot):
+    viewer, widget, _, picks = picked
+    set_threshold(qtbot, widget, inference, "ribosome", 0.7)
+    widget.close()
+    again = PickParticles(viewer)
+    qtbot.addWidget(again)
+    choose(again.model.menu, "two")
+    assert row_of(again, "ribosome").threshold.value == pytest.approx(0.7)
+    assert counts(again)["ribosome"] == "1"
+    press_and_wait(qtbot, again)
+    assert [layer.name for layer in viewer.layers].count(picks.name) == 1
+    assert picks in viewer.layers
+    set_threshold(qtbot, again, inference, "ribosome", 0.3)
+    assert counts(again)["ribosome"] == "3"
 
 
 def test_classes_have_the_colours_of_the_card(picked):

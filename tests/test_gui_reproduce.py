@@ -31,6 +31,7 @@ SHAPE = (20, 24, 28)
 @pytest.fixture(autouse=True)
 def _own_settings(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_VOX3D_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr("napari_vox3d.curation.clicks.data_folder", lambda: tmp_path)
     monkeypatch.chdir(tmp_path)
     get_plugin_settings("napari-vox3d").reset()
 
@@ -274,11 +275,14 @@ def test_a_training_of_the_window_is_copied(qtbot, training_files, problems):
     _, widget, _ = open_for_training(qtbot, tomogram, picks)
     widget.start.menu.value = "network unet"
     widget._classes[1].learn.value = False
+    assert widget.training.current_run().arguments["labels"] == "some"
+    widget.labels.value, widget.contrast.value = "all", "dark"
     widget.training.minutes.value = 0.5
     run = widget.training.current_run()
     assert run.arguments == {
         "examples": [[str(tomogram), [str(picks)]]],
         "classes": {"a": 60.0},
+        "contrast": "dark",
         "network": "unet",
         "size": "small",
         "minutes": 0.5,

@@ -13,7 +13,14 @@ from napari_vox3d.curation import ACCEPTED, REJECTED
 from napari_vox3d.curation.saved import kept_rows
 from napari_vox3d.gui.layers import REVIEW, picks_from_layer, picks_layer, volume_layer
 from napari_vox3d.gui.live_picks import LivePicks
-from napari_vox3d.gui.review_widget import ALL, FLAGGED, KEYS, OPEN_PICKS, ReviewPicks
+from napari_vox3d.gui.review_widget import (
+    ALL,
+    EVERY_CLASS,
+    FLAGGED,
+    KEYS,
+    OPEN_PICKS,
+    ReviewPicks,
+)
 from napari_vox3d.gui.reviewed_layer import NUMBER
 from napari_vox3d.models import ModelCard
 from napari_vox3d.picks import Picks
@@ -84,7 +91,7 @@ def review(qtbot):
 
 def test_without_picks_it_says_what_to_do(qtbot):
     widget = opened_on(ViewerModel(), qtbot)
-    assert widget.about.text() == OPEN_PICKS
+    assert widget.pick.about.text() == OPEN_PICKS
     widget.step(1)
     widget.decide(ACCEPTED)
     widget.undo()
@@ -187,7 +194,7 @@ def test_deleting_the_current_pick_leaves_none(review):
     layer.selected_data = {1}
     layer.remove_selected()
     assert widget.reviewed.current is None
-    assert "Next" in widget.about.text()
+    assert "Next" in widget.pick.about.text()
     widget.decide(ACCEPTED)  # an error is shown, nothing is decided
     assert not widget.reviewed.review.count(ACCEPTED)
 
@@ -202,10 +209,10 @@ def test_flags_are_shown_and_filter(review):
     widget.picks.value = layer
     widget.which.value = FLAGGED
     assert widget._order().tolist() == [2, 1, 0]
-    assert "overlaps" in widget.about.text()
+    assert "overlaps" in widget.pick.about.text()
     widget.decide(REJECTED)  # it stands in nobody's way now
     assert widget._order().tolist() == [0]
-    assert "border" in widget.about.text()
+    assert "border" in widget.pick.about.text()
     widget.which.value = ALL
     widget.only.value = "a"
     assert len(widget._order()) == 3
@@ -248,6 +255,40 @@ def test_done_gives_a_clean_layer_and_saves_what_is_left(review, tmp_path):
     assert len(widget.save_picks(tmp_path / "picks.json", "copick")) == 2  # a class each
 
 
+def test_what_was_decided_goes_into_the_file_and_comes_back(review, tmp_path, qtbot, folder):
+    widget, *_ = review
+    widget.decide(REJECTED)
+    widget.decide(ACCEPTED)
+    for what, states in (
+        ("accepted and undecided picks", ["", "", ACCEPTED]),
+        ("accepted picks only", [ACCEPTED]),
+        ("all picks, rejected ones marked", ["", "", ACCEPTED, REJECTED]),
+    ):
+        widget.saved.value = what
+        for name in ("picks.csv", "picks.star"):
+            widget.save_picks(tmp_path / name)
+            assert sorted(vox.read_picks(tmp_path / name).decisions) == states
+    viewer = ViewerModel()
+    viewer.add_layer(Layer.create(*volume_layer(tomogram())))
+    again = vox.read_picks(tmp_path / "picks.csv", tomogram())
+    for file in (folder / "reviews").iterdir():
+        file.unlink()
+    layer = viewer.add_layer(Layer.create(*picks_layer(again, tomogram())))
+    assert layer.shown.tolist() == (again.decisions != REJECTED).tolist()
+    assert len(picks_from_layer(layer)) == 3
+    second = opened_on(viewer, qtbot)
+    review_ = second.reviewed.review
+    assert (review_.count(ACCEPTED), review_.count(REJECTED)) == (1, 1)
+    assert review_.states[second.reviewed.review.row(second.reviewed.current)] == ""
+    idle(second, qtbot)
+    second.hide()
+
+
+def test_the_menu_of_classes_names_classes(review):
+    widget, *_ = review
+    assert widget.only.choices == (EVERY_CLASS, "a", "b")
+
+
 def test_hand_clicked_points_of_any_layer(review):
     widget, viewer, _ = review
     clicked = Points(np.array([[3.0, 4, 5], [1, 2, 3]]), scale=(10, 10, 10), units="angstrom",
@@ -262,7 +303,7 @@ def test_hand_clicked_points_of_any_layer(review):
     clicked.add([[5, 5, 5]])
     assert clicked.features["class"].tolist() == ["virus"] * 3
     widget.volume.value = "none"
-    assert widget.closeups.isHidden()
+    assert widget.pick.closeups.isHidden()
 
 
 def test_threshold_of_other_picks_selects_and_rejects_those_below(review):
@@ -287,7 +328,7 @@ def test_threshold_of_live_picks_finds_them_anew_and_keeps_decisions(qtbot, monk
     viewer = ViewerModel()
     volume = tomogram()
     viewer.add_layer(Layer.create(*volume_layer(volume)))
-    live = LivePicks(viewer, volume, CARD, [])
+    live = LivePicks(viewer, viewer.layers[0], volume, CARD, [])
     live.find({"a": (True, 0.5), "b": (True, 0.3)}, 0.0)
     widget = opened_on(viewer, qtbot)
     assert widget.reviewed.live is live

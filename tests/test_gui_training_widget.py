@@ -25,6 +25,7 @@ SHAPE = (20, 30, 40)
 @pytest.fixture(autouse=True)
 def _own_models(tmp_path, monkeypatch):
     monkeypatch.setenv("NAPARI_VOX3D_MODELS", str(tmp_path / "models"))
+    monkeypatch.setattr("napari_vox3d.curation.clicks.data_folder", lambda: tmp_path)
     get_plugin_settings("napari-vox3d").reset()
 
 
@@ -33,11 +34,12 @@ def training(monkeypatch):
     """Stands in for the training; remembers its arguments and does what it is told."""
     state = SimpleNamespace(runs=[], error=None, endless=False)
 
-    def train(examples, *, classes, minutes, device, progress, on_step, stop, checkpoint, name,
-              base=None, network=None, size=None):  # fmt: skip
+    def train(examples, *, classes, labels, contrast, minutes, device, progress, on_step, stop,
+              glimpse, checkpoint, name, base=None, network=None, size=None):  # fmt: skip
         start = {"base": base, "network": network, "size": size}
         state.runs.append(SimpleNamespace(examples=examples, classes=classes, start=start,
                                           minutes=minutes, device=device, name=name,
+                                          labels=labels, contrast=contrast, glimpse=glimpse,
                                           resumed=checkpoint.exists()))  # fmt: skip
         try:
             step = 0
@@ -147,7 +149,7 @@ def test_an_empty_window_says_what_to_do(opened, qtbot, errors, training):
 def test_a_tomogram_alone_asks_for_points(opened, qtbot, errors, training):
     viewer, widget = opened
     add_tomogram(viewer)
-    assert "points layer with the particles of “tomo”" in widget.hint.text()
+    assert "Click particles of “tomo”" in widget.hint.text()
     press_and_wait(qtbot, widget)
     assert errors[0].message == widget.hint.text()
     assert training.runs == []
@@ -173,9 +175,9 @@ def test_atoms_and_score_maps_are_not_offered(opened):
         viewer.add_layer(Layer.create(*layer))
     score = tomogram.metadata["vox3d"].with_values(np.zeros(SHAPE), quantity="score")
     viewer.add_layer(Layer.create(*score_layer(score)))
-    (row,) = widget._rows
+    (row,) = widget.examples.rows
     assert row.tomogram.choices == (tomogram,)
-    assert row.points.choices == ()
+    assert row.points.choices == (None,)
 
 
 def test_training_from_the_default_model(ready, qtbot, errors, training):
@@ -282,7 +284,7 @@ def test_two_tomograms(ready, qtbot, training):
     second = add_tomogram(viewer, name="second")
     add_picks(viewer, second, ["ribosome"])
     widget.add.click()
-    one, two = widget._rows
+    one, two = widget.examples.rows
     assert (one.tomogram.value, two.tomogram.value) == (first, second)
     assert two.points.value.metadata["vox3d"].tomogram == "second"
     assert classes(widget)["ribosome"][0] == 2
@@ -298,7 +300,7 @@ def test_two_points_layers_on_one_tomogram_are_one_example(ready, qtbot, trainin
     viewer, widget, first, _ = ready
     points = add_points(viewer, first)
     widget.add.click()
-    choose(widget._rows[1].points, points)
+    choose(widget.examples.rows[1].points, points)
     radius_of(widget, "capsid").value = 120
     press_and_wait(qtbot, widget)
     ((_, picks),) = training.runs[0].examples
@@ -426,7 +428,7 @@ def test_the_curve_is_drawn_from_any_number_of_steps(opened):
 
 def test_every_control_has_a_tooltip(ready):
     _, widget, *_ = ready
-    (row,) = widget._rows
+    (row,) = widget.examples.rows
     controls = [widget.start.menu, widget.start.size, widget.voxel_size, row.tomogram, row.points,
                 widget.training.name, widget.training.minutes, widget.training.go_on]  # fmt: skip
     controls += [part for kind in widget._classes for part in (kind.learn, kind.radius)]
@@ -452,3 +454,195 @@ def test_a_real_training_on_the_sample_then_picking(opened, qtbot, errors):
     qtbot.waitUntil(lambda: not picker.run.running, timeout=120000)
     assert errors == []
     assert "simulated_tomogram picks" in viewer.layers
+
+
+def clicked(viewer, widget, count=6, name="capsid"):
+    """Make a layer with the button and click in it; wait until the clicks are kept."""
+    widget.particle.value = name
+    widget.click.click()
+    points = viewer.layers[name]
+    points.add([(2 + n, 3 * n, 4 * n) for n in range(count)])
+    return points
+
+
+def test_clicking_needs_no_more_than_a_button(opened, qtbot):
+    viewer, widget = opened
+    tomogram = add_tomogram(viewer)
+    points = clicked(viewer, widget, 3)
+    (row,) = widget.examples.rows
+    assert (row.tomogram.value, row.points.value) == (tomogram, points)
+    assert points.mode == "add"
+    assert viewer.layers.selection.active is points
+    for name in ("scale", "translate"):
+        assert np.array_equal(getattr(points, name), getattr(tomogram, name))
+    qtbot.waitUntil(lambda: "capsid" in classes(widget))
+    assert "2 more of capsid" in widget.hint.text()
+    points.add([(9, 9, 9), (9, 9, 12)])
+    qtbot.waitUntil(widget.hint.isHidden)
+    radius_of(widget, "capsid").value = 120
+    assert np.allclose(points.size, 24)  # the circles are as large
+    widget.click.click()
+    assert len(widget.examples.rows) == 1
+    clicked(viewer, widget, name="other")
+    assert [row.points.value.name for row in widget.examples.rows] == ["capsid", "other"]
+    assert {row.tomogram.value for row in widget.examples.rows} == {tomogram}
+
+
+def test_clicking_without_a_tomogram_says_what_to_do(opened, errors):
+    opened[1].click.click()
+    assert [error.message for error in errors] == [OPEN_FIRST]
+
+
+def test_labels_and_contrast_go_to_the_training(ready, qtbot, training):
+    _, widget, *_ = ready
+    press_and_wait(qtbot, widget)
+    widget.labels.value, widget.contrast.value = "all", "bright"
+    press_and_wait(qtbot, widget)
+    assert [(run.labels, run.contrast) for run in training.runs] == [
+        ("some", "auto"), ("all", "bright"),
+    ]  # fmt: skip
+
+
+def killed(viewer, widget, qtbot, tmp_path):
+    """Click on a tomogram of a file, as before napari is killed."""
+    vox.write_volume(tmp_path / "tomo.mrc", Volume(np.zeros(SHAPE, np.float32), 10.0))
+    viewer.add_layer(Layer.create(*volume_layer(vox.read_volume(tmp_path / "tomo.mrc"))))
+    clicked(viewer, widget)
+    qtbot.waitUntil(lambda: "capsid" in classes(widget))
+    radius_of(widget, "capsid").value = 120
+
+
+def another_napari(qtbot):
+    viewer = ViewerModel()
+    widget = TrainPicker(viewer)
+    qtbot.addWidget(widget)
+    wire(viewer, widget)
+    return viewer, widget
+
+
+def test_clicks_outlive_the_program(opened, qtbot, errors, training, tmp_path):
+    killed(*opened, qtbot, tmp_path)
+    viewer, widget = another_napari(qtbot)
+    assert "“my-picker”? 6 points in tomo" in widget.kept.about.text()
+    assert widget.training.name.value == "my-picker-2"  # the first one is not written over
+    widget.kept.accept.click()
+    assert errors == []
+    assert [layer.name for layer in viewer.layers] == ["tomo", "capsid"]
+    assert classes(widget) == {"capsid": (6, 120)}
+    assert widget.training.name.value == "my-picker"
+    assert widget.kept.isHidden()
+    assert training.runs == []  # none was begun
+    assert np.allclose(viewer.layers["capsid"].data[1], (3, 3, 4))
+    press_and_wait(qtbot, widget)
+    assert training.runs[0].name == "my-picker"
+    viewer, widget = another_napari(qtbot)  # clicks outlive the training as well
+    assert "“my-picker-2”? 6 points" in widget.kept.about.text()
+
+
+def test_a_training_that_was_killed_goes_on(opened, qtbot, training, tmp_path):
+    killed(*opened, qtbot, tmp_path)
+    training.endless = True
+    press_and_see(qtbot, opened[1])
+    press_and_wait(qtbot, opened[1])  # cancelled: the checkpoint is there, as after a kill
+    training.endless = False
+    _, widget = another_napari(qtbot)
+    assert "training begun" in widget.kept.about.text()
+    widget.kept.accept.click()
+    qtbot.waitUntil(lambda: len(training.runs) == 2 and not widget.run.running)
+    assert training.runs[1].resumed
+    assert "my-picker" in names()
+
+
+def test_clicks_can_be_forgotten(opened, qtbot, training, tmp_path):
+    killed(*opened, qtbot, tmp_path)
+    _, widget = another_napari(qtbot)
+    widget.kept.forget.click()
+    assert widget.kept.isHidden()
+    assert another_napari(qtbot)[1].kept.offered is None
+
+
+def test_a_tomogram_that_is_gone_is_asked_for(opened, qtbot, errors, tmp_path):
+    killed(*opened, qtbot, tmp_path)
+    (tmp_path / "tomo.mrc").unlink()
+    _, widget = another_napari(qtbot)
+    widget.kept.accept.click()
+    assert "Open it, and press Go on again." in errors[0].message
+    assert not widget.kept.isHidden()
+
+
+def test_clicks_that_cannot_be_kept_are_told_of_once(opened, qtbot, errors, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setattr("napari_vox3d.curation.clicks.data_folder", lambda: tmp_path / "file")
+    viewer, widget = opened
+    add_tomogram(viewer)
+    points = clicked(viewer, widget)
+    qtbot.waitUntil(lambda: len(errors) == 1)
+    points.add((9, 9, 9))
+    qtbot.waitUntil(lambda: classes(widget)["capsid"][0] == 7)
+    assert len(errors) == 1
+
+
+def test_a_window_that_is_opened_again_goes_on_with_its_clicks(opened, qtbot, tmp_path):
+    viewer, _ = opened
+    killed(*opened, qtbot, tmp_path)
+    again = TrainPicker(viewer)
+    qtbot.addWidget(again)
+    assert again.kept.isHidden()
+    assert again.training.name.value == "my-picker"
+    assert classes(again) == {"capsid": (6, 120)}
+
+
+def test_picks_of_a_file_or_a_model_are_no_clicks(ready, qtbot):
+    _, widget, _, points = ready
+    widget._list_classes()
+    assert another_napari(qtbot)[1].kept.offered is None
+    points.add((9, 9, 9))
+    qtbot.waitUntil(lambda: another_napari(qtbot)[1].kept.offered is not None)
+
+
+def test_picks_are_seen_while_the_model_learns(ready, qtbot, training, monkeypatch):
+    viewer, widget, tomogram, points = ready
+    training.endless = True
+    regions = []
+
+    def pick(volume, model, *, region, contrast, progress):
+        regions.append(region)
+        progress(0, 1)
+        return Picks.from_indices([(2, 3, 4)] * len(regions), "new", voxel_size=10.0, radii=40.0)
+
+    monkeypatch.setitem(vars(vox), "pick_particles", pick)
+    viewer.dims.set_point(0, tomogram.data_to_world((15, 0, 0))[0])
+    viewer.layers.selection.active = points
+    press_and_see(qtbot, widget)
+    (run,) = training.runs
+    for count in (1, 2):
+        run.glimpse(None)
+        qtbot.waitUntil(lambda said=f"{count} pick": said in widget.seen.text())
+        assert len(viewer.layers["picks meanwhile"].data) == count
+    (low, high), (first, last), _ = regions[0]
+    assert low <= 15 - 150 / 10 + 1  # the radius of a ribosome on either side
+    assert high == SHAPE[0]
+    assert (first, last) == (0, SHAPE[1])
+    assert viewer.layers.selection.active is points
+    assert viewer.layers["picks meanwhile"] not in widget.examples.rows[0].points.choices
+    widget.training.stop.click()
+    run.glimpse(None)  # is left at once
+    assert len(regions) == 2
+    qtbot.waitUntil(lambda: not widget.run.running)
+    assert "picks meanwhile" not in viewer.layers
+    assert widget.seen.text() == ""
+
+
+def test_the_new_model_picks_at_the_press_of_a_button(docked, qtbot, errors, training, monkeypatch):
+    viewer, widget = docked
+    tomogram = add_tomogram(viewer)
+    add_picks(viewer, tomogram)
+    scored = []
+    monkeypatch.setitem(vars(vox), "score_particles", lambda *a, **_: scored.append(a) or [])
+    assert widget.pick.isHidden()
+    press_and_wait(qtbot, widget)
+    widget.pick.click()
+    qtbot.waitUntil(lambda: len(scored) == 1)
+    assert scored[0][1] == "my-picker"
+    picking = viewer.window.dock_widgets["Pick particles (vox3d)"]
+    qtbot.waitUntil(lambda: not picking.run.running)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from napari_vox3d.formats.aside import write_aside
+from napari_vox3d.formats.aside import make_folder, write_aside
 from napari_vox3d.models.preferences import data_folder
 
 _FOLDER = "trainings"
@@ -82,7 +82,7 @@ class Clicks:
             If the file cannot be written.
         """
         path = _file(self.name)
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         with write_aside(path) as aside:
             aside.write_text(json.dumps({"version": 1, **asdict(self)}), encoding="utf-8")
 
@@ -114,6 +114,8 @@ def _read(file: Path) -> Clicks | None:
         held = json.loads(file.read_text(encoding="utf-8"))
         del held["version"]
         clicks = Clicks(**held)
+        if not isinstance(clicks.settings, dict):
+            return None
         examples = [ClickedTomogram(**example) for example in held["examples"]]
         for example in examples:
             count = len(np.asarray(example.positions, float).reshape(-1, 3))

@@ -72,7 +72,7 @@ class RunBatch(QWidget):
         self._thresholds: dict[str, FloatSpinBox] = {}
         remembered = recall("batch")
         self.task = drop_down(
-            "What to do with each file.", choices=[(text, task) for task, text in TASKS.items()]
+            "What to do with each file.", choices=[(TASKS[task], task) for task in FUNCTIONS]
         )
         choose(self.task, "picking")
         self.files = FileTable(self._open_files, self._say)
@@ -216,8 +216,7 @@ class RunBatch(QWidget):
         )
         if chosen != suggested:
             what["threshold"] = chosen
-        if self.contrast.value != card.input.contrast:
-            what["contrast"] = self.contrast.value
+        what["contrast"] = self.contrast.value
         return what | how
 
     def _folder(self) -> Path:
@@ -378,8 +377,6 @@ class RunBatch(QWidget):
             )  # fmt: skip
             grid.addWidget(QLabel(kind.name), n, 0)
             grid.addWidget(box.native, n, 1)
-        if card:
-            self.contrast.value = card.input.contrast
         self.format.reset_choices()
 
 

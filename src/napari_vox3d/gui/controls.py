@@ -11,6 +11,7 @@ from weakref import WeakSet
 from magicgui.widgets import ComboBox, FloatSpinBox
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
+from qtpy.QtGui import QResizeEvent
 from qtpy.QtWidgets import (
     QComboBox,
     QFormLayout,
@@ -97,11 +98,15 @@ def _length_box(at_zero: str, **options: Any) -> FloatSpinBox:
 
 
 def contrast_menu() -> ComboBox:
-    """Make a drop-down of how particles look, ``"dark"`` or ``"bright"``."""
+    """Make a drop-down of how particles look: ``"auto"``, ``"dark"`` or ``"bright"``."""
     return drop_down(
         "How particles look against the solvent: dark in most reconstructions, bright if the "
-        "contrast was inverted.",
-        choices=[("dark particles", "dark"), ("bright particles", "bright")],
+        "contrast was inverted. Detected from the tomogram, unless you choose.",
+        choices=[
+            ("detect", "auto"),
+            ("dark particles", "dark"),
+            ("bright particles", "bright"),
+        ],
     )
 
 
@@ -143,12 +148,26 @@ class _UpAndDown(QScrollArea):
         """Ask anew when controls appear; Qt shows it the events of the widget."""
         if event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
+            self._leave_room()
         return super().eventFilter(watched, event)
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Text wraps anew."""
+        super().resizeEvent(event)
+        self._leave_room()
+
+    def _leave_room(self) -> None:
+        """Let the widget be as high as its wrapped text needs, which Qt forgets when it scrolls."""
+        if self.widget() is None:  # not yet
+            return
+        layout = self.widget().layout()
+        self.widget().setMinimumHeight(layout.totalHeightForWidth(self.viewport().width()))
 
 
 def scrolled_form(window: QWidget) -> QFormLayout:
     """Fill a window with a form that scrolls where the window is too low for it."""
     inner = QWidget()
+    rows = QVBoxLayout(inner)
     area = _UpAndDown(widgetResizable=True, frameShape=QFrame.Shape.NoFrame)
     area.setWidget(inner)
     area.setHorizontalScrollBarPolicy(Qt.ScrollBarPolicy.ScrollBarAlwaysOff)
@@ -157,7 +176,6 @@ def scrolled_form(window: QWidget) -> QFormLayout:
     layout.setContentsMargins(0, 0, 0, 0)
     layout.addWidget(area)
     form = QFormLayout()
-    rows = QVBoxLayout(inner)
     rows.addLayout(form)
     rows.addStretch(1)  # spare height goes below, not between the rows
     return form

@@ -32,7 +32,7 @@ from napari_vox3d.gui.controls import add_row, drop_down, note, scrolled_form
 from napari_vox3d.gui.layers import picks_from_layer, picks_layer, show_whole_spheres
 from napari_vox3d.gui.score_plot import ThresholdPlot
 from napari_vox3d.gui.tomograms import is_picks
-from napari_vox3d.gui.training_widget import labelled_picks
+from napari_vox3d.gui.training_examples import labelled_picks
 from napari_vox3d.gui.workers import show_problem
 from napari_vox3d.picks import Picks
 from napari_vox3d.training.evaluation import (

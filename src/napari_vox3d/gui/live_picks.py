@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, ref
 
 import numpy as np
 from napari.layers import Layer, Points
@@ -15,9 +15,11 @@ from psygnal import Signal
 import napari_vox3d as vox
 from napari_vox3d.curation import REJECTED
 from napari_vox3d.gui.layers import REVIEW, picks_layer, score_layer, show_whole_spheres
+from napari_vox3d.provenance import Run
 
 if TYPE_CHECKING:
     import napari
+    from napari.components import LayerList
 
     from napari_vox3d.models import ModelCard, ParticleClass
     from napari_vox3d.picks import Picks
@@ -33,14 +35,14 @@ class LivePicks:
     ----------
     viewer
         Where the layers go.
+    tomogram
+        Layer that was scored; what was shown for it until now is taken over.
     volume
-        Tomogram that was scored.
+        What it shows.
     card
         Card of the model that scored it.
     maps
         Its score maps, one for each class.
-    before
-        What was shown for this tomogram until now; its layers are taken over.
 
     Attributes
     ----------
@@ -60,36 +62,43 @@ class LivePicks:
 
     searched = Signal()
     recounted = Signal()
-    _all: ClassVar[WeakSet[LivePicks]] = WeakSet()
+    _kept: ClassVar[WeakKeyDictionary[Layer, LivePicks]] = WeakKeyDictionary()
 
     def __init__(
         self,
         viewer: napari.viewer.Viewer,
+        tomogram: Layer,
         volume: Volume,
         card: ModelCard,
         maps: Sequence[Volume],
-        before: LivePicks | None = None,
     ):
-        self._viewer, self.volume, self.card, self._maps = viewer, volume, card, maps
+        self._viewer = ref(viewer)  # it holds the layer, which keeps this
+        self.volume, self.card, self._maps = volume, card, maps
+        before = self.on(tomogram)
         self.choices: Choices = {}
         self.min_distance = 0.0
         self.layer: Points | None = None if before is None else before.layer
         self.kept: list[Points] = [] if before is None else before.kept
         self._as_shown = () if before is None else before._as_shown
         self._score_layers: list[Layer] = [] if before is None else before._score_layers
-        if before is not None:
-            self._all.discard(before)
-        self._all.add(self)
+        self._kept[tomogram] = self
+
+    @classmethod
+    def on(cls, tomogram: Layer) -> LivePicks | None:
+        """What was found in a tomogram last, by this window or by one that was closed."""
+        return cls._kept.get(tomogram)
 
     @classmethod
     def of(cls, layer: Layer) -> LivePicks | None:
         """What is found in the score maps that a layer shows picks of, if it does."""
-        return next((live for live in cls._all if live.layer is layer and live.choices), None)
+        return next(
+            (live for live in cls._kept.values() if live.layer is layer and live.choices), None
+        )
 
     @property
     def present(self) -> bool:
         """Whether the points layer is in the viewer."""
-        return self.layer in self._viewer.layers
+        return self.layer in self._layers
 
     @property
     def counts(self) -> dict[str, int]:
@@ -154,15 +163,19 @@ class LivePicks:
     def show_scores(self, visible: bool) -> None:
         """Show the score maps as image layers below the picks, or take them away."""
         for layer in self._score_layers:
-            if layer in self._viewer.layers:
-                self._viewer.layers.remove(layer)
+            if layer in self._layers:
+                self._layers.remove(layer)
         self._score_layers = []
         for score in self._maps if visible else ():
             look = {"colormap": self._colours[score.name], "visible": True}
             layer = Layer.create(*score_layer(score, **look))
             self._score_layers.append(layer)
-            layers = self._viewer.layers
+            layers = self._layers
             layers.insert(layers.index(self.layer) if self.present else len(layers), layer)
+
+    @property
+    def _layers(self) -> LayerList:
+        return self._viewer().layers
 
     @property
     def _colours(self) -> dict[str, str]:
@@ -174,15 +187,15 @@ class LivePicks:
         )
         said = f"{len(picks)} pick{'' if len(picks) == 1 else 's'} in {self.volume.name}."
         if self.present and not self.edited:
-            _replace_points(self.layer, data, options)
+            replace_points(self.layer, data, options)
         else:
             if self.present:
                 said += f" Your own edits are kept in {self.layer.name}, which is hidden now."
                 self.kept.append(self.layer)
                 self.layer.visible = False  # two sets of points cannot be told apart
-            show_whole_spheres(self._viewer, picks)
+            show_whole_spheres(self._viewer(), picks)
             self.layer = Layer.create(data, options, kind)
-            self._viewer.add_layer(self.layer)
+            self._layers.append(self.layer)
         _prepare_for_clicks(self.layer, self.card.classes[0])
         self.as_shown()
         for changed in (self.layer.events.data, self.layer.events.features):
@@ -197,7 +210,8 @@ def _content(layer: Points) -> tuple[Any, ...]:
     return layer.data.copy(), layer.features["class"].to_numpy(object, copy=True)
 
 
-def _replace_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
+def replace_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
+    """Let a layer show other points, as `picks_layer` describes them."""
     layer.selected_data = set()
     layer.face_color = "white"  # a colour by feature cannot be extended from no points at all
     layer.data = data
@@ -221,3 +235,25 @@ def _leave_unscored(event: Any) -> None:
     if event.action == ActionType.ADDED:
         features = event.source.features
         features.loc[features.index[list(event.data_indices)], "score"] = np.nan
+
+
+def card_of(picks: Picks, live: LivePicks | None) -> ModelCard | None:
+    """Card of the model that found the picks, if it is known and still there."""
+    if live is not None:
+        return live.card
+    run = Run.from_metadata(picks.metadata)
+    if run is None or not run.model:
+        return None
+    return next((card for card in vox.list_models("picking") if card.name == run.model), None)
+
+
+def thresholds_of(picks: Picks, live: LivePicks | None, card: ModelCard | None) -> dict[str, float]:
+    """Thresholds that the picks were found at, as far as they are known."""
+    if live is not None:
+        return {name: threshold for name, (_, threshold) in live.choices.items()}
+    run = Run.from_metadata(picks.metadata)
+    known = {} if card is None else {kind.name: kind.threshold for kind in card.classes}
+    given = None if run is None else run.arguments.get("threshold")
+    if isinstance(given, dict):
+        return {**known, **given}
+    return known if given is None else dict.fromkeys([*known, *picks.classes], float(given))

@@ -6,14 +6,13 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from weakref import WeakKeyDictionary
 
 import numpy as np
-from magicgui.widgets import CheckBox, FloatSlider, PushButton, RangeSlider
+from magicgui.widgets import CheckBox, PushButton, RangeSlider
 from napari.layers import Layer, Shapes
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import QDoubleSpinBox, QLabel, QWidget
+from qtpy.QtWidgets import QLabel, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
@@ -36,6 +35,7 @@ from napari_vox3d.gui.live_picks import LivePicks
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.reproduce import CopyButtons, reading_arguments
 from napari_vox3d.gui.settings import recall, remember
+from napari_vox3d.gui.threshold_rows import ThresholdRow
 from napari_vox3d.gui.tomograms import calibrate, is_tomogram
 from napari_vox3d.gui.workers import RunControl, show_problem
 from napari_vox3d.provenance import Run, changed
@@ -43,53 +43,11 @@ from napari_vox3d.provenance import Run, changed
 if TYPE_CHECKING:
     import napari
 
-    from napari_vox3d.models import ModelCard, ParticleClass
+    from napari_vox3d.models import ModelCard
     from napari_vox3d.volume import Volume
 
 WHOLE = "Whole volume"
-READOUT = "QDoubleSpinBox { min-width: 30px; max-width: 30px; }"
 PAUSE = 100  # ms without a change before thresholds are applied
-
-
-class ClassRow:
-    """A class: whether to show it, its threshold, and how many picks there are.
-
-    Parameters
-    ----------
-    kind
-        The class as the model's card describes it.
-    """
-
-    def __init__(self, kind: ParticleClass):
-        self.kind = kind
-        self.shown = CheckBox(value=True, text=kind.name, tooltip=f"Show picks of {kind.name}.")
-        self.threshold = FloatSlider(
-            value=kind.threshold,
-            min=0,
-            max=1,
-            step=0.01,
-            tooltip=f"Score that a pick of {kind.name} needs. Applied at once; the network does "
-            f"not run again. The model suggests {kind.threshold:g}.",
-        )
-        readout = self.threshold.native.findChild(QDoubleSpinBox)
-        readout.setStyleSheet(READOUT)  # napari's style leaves the slider no room in a narrow dock
-        self.count = QLabel(toolTip=f"Number of picks of {kind.name}.")
-        self.count.setMinimumWidth(50)
-        self.show_count(None)
-
-    @property
-    def choice(self) -> tuple[bool, float]:
-        """Whether the class is shown, and its threshold."""
-        return self.shown.value, self.threshold.value
-
-    @choice.setter
-    def choice(self, choice: tuple[bool, float]) -> None:
-        self.shown.value, self.threshold.value = choice
-
-    def show_count(self, count: int | None) -> None:
-        """Show the number of picks beside the colour of the class; None if nothing ran yet."""
-        dot = f'<span style="color:{self.kind.colour}">●</span>'
-        self.count.setText(f"{dot} {'–' if count is None else count}")
 
 
 class PickParticles(QWidget):
@@ -104,7 +62,6 @@ class PickParticles(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
         self._viewer = napari_viewer
-        self._scored: WeakKeyDictionary[Layer, LivePicks] = WeakKeyDictionary()
         remembered = recall("picking")
         self.volume = drop_down("The tomogram to pick in.", choices=self._tomograms)
         self.voxel_size = voxel_size_box()
@@ -138,7 +95,7 @@ class PickParticles(QWidget):
             "or as a table.",
         )
         self.copy = CopyButtons(self.current_run)
-        self._rows: list[ClassRow] = []
+        self._rows: list[ThresholdRow] = []
         self._current: Layer | None = None
         self._form = form = scrolled_form(self)
         add_row(form, "Tomogram", self.volume)
@@ -196,7 +153,7 @@ class PickParticles(QWidget):
         Vox3dError
             If there are no picks, or the file cannot be written.
         """
-        scored = self._scored.get(self.volume.value) if self.volume.value else None
+        scored = None if self.volume.value is None else LivePicks.on(self.volume.value)
         if scored is None or not scored.present:
             raise Vox3dError("There are no picks to save yet; pick particles first.")
         picks = picks_from_layer(self._to_save(scored), scored.volume)
@@ -220,7 +177,7 @@ class PickParticles(QWidget):
             threshold=(shown, None),
             min_distance=(self.min_distance.value or None, None),
             classes=(list(shown) if len(shown) < len(self._rows) else None, None),
-            contrast=(self.contrast.value, card.input.contrast),
+            contrast=(self.contrast.value, None),
             region=(region and [[part.start, part.stop] for part in region], None),
             device=(computing["device"], "auto"),
             precision=(computing["precision"], "auto"),
@@ -265,6 +222,8 @@ class PickParticles(QWidget):
 
     def _recall_choices(self) -> None:
         """Show the thresholds and counts that belong to the picks of this tomogram."""
+        if not isalive(self):
+            return
         scored = self._scored_now()
         if scored and scored.choices:
             for row in self._rows:
@@ -276,8 +235,12 @@ class PickParticles(QWidget):
     def _scored_now(self) -> LivePicks | None:
         """What the chosen model found in the chosen tomogram, if it ran there."""
         layer = self.volume.value
-        scored = None if layer is None else self._scored.get(layer)
-        return scored if scored and scored.card == self.model.card else None
+        scored = None if layer is None else LivePicks.on(layer)
+        if scored is None or scored.card != self.model.card:
+            return None
+        scored.searched.connect(self._recall_choices, unique=True)  # also by Review picks
+        scored.recounted.connect(self._count_anew, unique=True)
+        return scored
 
     def _offer_slices(self) -> None:
         self._form.setRowVisible(self.slices.native, self.region.value != WHOLE)
@@ -290,9 +253,7 @@ class PickParticles(QWidget):
 
     def _list_classes(self) -> None:
         card = self.model.card
-        self._rows = [ClassRow(kind) for kind in card.classes] if card else []
-        if card:
-            self.contrast.value = card.input.contrast
+        self._rows = [ThresholdRow(kind) for kind in card.classes] if card else []
         grid = new_grid(self.classes, wide=1)
         for column, title in enumerate(("Class", "Threshold", "Picks") if self._rows else ()):
             grid.addWidget(QLabel(title), 0, column)
@@ -354,14 +315,14 @@ class PickParticles(QWidget):
         if layer not in self._viewer.layers:
             self.result.setText(f"{layer.name} was closed meanwhile; its picks are dropped.")
             return
-        before = self._scored.get(layer)
-        self._scored[layer] = live = LivePicks(self._viewer, volume, card, maps, before)
-        live.searched.connect(self._recall_choices)  # also by the window Review picks
-        live.recounted.connect(self._count_anew)
+        LivePicks(self._viewer, layer, volume, card, maps)
         choose(self.volume, layer)
         choose(self.model.menu, card.name)
         self._apply_thresholds()
         self._show_score_maps()
+        look = maps[0].metadata.get("provenance", {}).get("contrast") if maps else None
+        if look not in (None, card.input.contrast):
+            self.result.setText(f"{self.result.text()} Its particles are {look}.")
 
     def _apply_thresholds(self) -> None:
         """Find the picks in the kept score maps and show them; the network does not run."""
@@ -400,7 +361,7 @@ class PickParticles(QWidget):
         written = ask_and_save(self, start, self.save_picks)
         if written:
             names = ", ".join(file.name for file in written)
-            self.result.setText(f"Saved {self._to_save(self._scored[layer]).name} to {names}.")
+            self.result.setText(f"Saved {self._to_save(LivePicks.on(layer)).name} to {names}.")
 
     def _to_save(self, scored: LivePicks) -> Layer:
         """A layer with edits, if the user selected one that another search left; or the last."""

@@ -10,9 +10,9 @@ import numpy as np
 from magicgui.widgets import CheckBox, PushButton
 from napari.layers import Layer, Points
 from qtpy.compat import isalive
-from qtpy.QtCore import Qt, QTimer
+from qtpy.QtCore import QTimer
 from qtpy.QtGui import QHideEvent, QShowEvent
-from qtpy.QtWidgets import QComboBox, QGridLayout, QProgressBar, QPushButton, QWidget
+from qtpy.QtWidgets import QGridLayout, QProgressBar, QPushButton, QWidget
 
 from napari_vox3d.curation import ACCEPTED, REJECTED, UNDECIDED
 from napari_vox3d.curation.flags import on_extremes
@@ -23,7 +23,7 @@ from napari_vox3d.gui.layers import show_whole_spheres
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.review_scores import ReviewScores
 from napari_vox3d.gui.reviewed_layer import ReviewedLayer
-from napari_vox3d.gui.score_plot import Closeups
+from napari_vox3d.gui.reviewed_pick import CLASS_KEYS, ReviewedPick
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.gui.workers import BackgroundJob, show_problem
 
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 
 OPEN_PICKS = "Open or find picks first: a points layer of any origin can be reviewed."
 NO_TOMOGRAM = "none"
-ALL, FLAGGED = "All picks", "Flagged picks only"
+ALL, FLAGGED, EVERY_CLASS = "All picks", "Flagged picks only", "All classes"
+# What goes into files: states of picks by what it is called.
+SAVED = {
+    "accepted and undecided picks": (ACCEPTED, UNDECIDED),
+    "accepted picks only": (ACCEPTED,),
+    "all picks, rejected ones marked": (ACCEPTED, UNDECIDED, REJECTED),
+}
 PAUSE = 300  # ms without an edit before boxes around picks are looked at again
 
 # Keys that napari has no use for on points, images or the viewer itself. On points it has
@@ -40,7 +46,6 @@ PAUSE = 300  # ms without an edit before boxes around picks are looked at again
 KEYS = {
     "next": "N", "back": "B", "keep": "K", "reject": "R", "undo": "U", "redo": "Shift+U",
 }  # fmt: skip
-CLASS_KEYS = [f"Ctrl+{n}" for n in range(1, 10)]
 
 
 class ReviewPicks(QWidget):
@@ -60,13 +65,7 @@ class ReviewPicks(QWidget):
         self._flags: dict[int, tuple[str, ...]] = {}
         self.picks = drop_down("Picks to go through.", choices=self._points)
         self.volume = drop_down("The tomogram they are in.", choices=self._tomograms)
-        self.about = note()
-        self.closeups = Closeups()
-        self.label = QComboBox(
-            editable=True, insertPolicy=QComboBox.InsertPolicy.NoInsert,
-            toolTip="Class of the pick; choosing one, or typing a new one and Enter, accepts the "
-            "pick as that. The keys Ctrl+1 to Ctrl+9 choose from this list.",
-        )  # fmt: skip
+        self.pick = ReviewedPick()
         self.buttons = {
             "back": self._button("Back", "The pick before, which is more doubtful.", "back"),
             "next": self._button("Next", "The next most doubtful pick.", "next"),
@@ -90,9 +89,12 @@ class ReviewPicks(QWidget):
             value=True, text="Hide rejected picks", tooltip="Otherwise they are crossed out."
         )
         self.scores = ReviewScores()
-        self.save = PushButton(
-            text="Save picks…", tooltip="Write the accepted and the undecided picks to a file."
+        self.saved = drop_down(
+            "What is saved. Tables (CSV) and STAR files tell in a column what was decided on each "
+            "pick; other formats have no room for it, and are given no rejected picks.",
+            choices=list(SAVED),
         )
+        self.save = PushButton(text="Save picks…", tooltip="Write these picks to a file.")
         self.done = PushButton(
             text="Done", tooltip="Make a new layer of the accepted and the undecided picks. The "
             "reviewed layer stays, hidden."
@@ -104,9 +106,7 @@ class ReviewPicks(QWidget):
         add_row(form, "Show", self.which)
         add_row(form, "Class", self.only)
         form.addRow(self.hide_rejected.native)
-        form.addRow(self.about)
-        form.addRow(self.closeups)
-        add_row(form, "This is", self.label)
+        form.addRow(self.pick)
         grid = QGridLayout()
         for n, button in enumerate(self.buttons.values()):
             grid.addWidget(button, n // 2, n % 2)
@@ -114,6 +114,7 @@ class ReviewPicks(QWidget):
         form.addRow(self.progress)
         form.addRow(self.counts)
         form.addRow(self.scores)
+        add_row(form, "Save", self.saved)
         form.addRow(self.save.native)
         form.addRow(self.done.native)
         form.addRow(self.said)
@@ -124,8 +125,7 @@ class ReviewPicks(QWidget):
         self.which.changed.connect(self._refresh)
         self.only.changed.connect(self._refresh)
         self.hide_rejected.changed.connect(self._hide)
-        self.label.activated.connect(lambda _: self.relabel(self.label.currentText()))
-        self.label.lineEdit().returnPressed.connect(self._relabel_as_typed)
+        self.pick.relabelled.connect(self.relabel)
         self.scores.rejected.connect(
             lambda count: self.said.setText(f"{count} picks were rejected; Undo brings them back.")
         )
@@ -182,7 +182,7 @@ class ReviewPicks(QWidget):
         self.said.setText(f"{len(picks)} picks are left of {len(picks) + rejected}.")
 
     def save_picks(self, path: str | Path, format: str | None = None) -> list[Path]:
-        """Write the accepted and the undecided picks; see `napari_vox3d.write_picks`.
+        """Write the picks that are to be saved; see `napari_vox3d.write_picks`.
 
         Raises
         ------
@@ -191,7 +191,9 @@ class ReviewPicks(QWidget):
         """
         if self.reviewed is None:
             raise Vox3dError(OPEN_PICKS)
-        return write_by_class(path, self.reviewed.cleaned(), format)
+        picks = self.reviewed.picks()
+        wanted = np.isin(picks.decisions, SAVED[self.saved.value])
+        return write_by_class(path, picks.select(wanted), format)
 
     # --- layers --------------------------------------------------------------------------------
 
@@ -218,7 +220,7 @@ class ReviewPicks(QWidget):
         return [*tomograms, NO_TOMOGRAM]
 
     def _classes(self, _: object = None) -> list[str]:
-        return [ALL, *(self.reviewed.classes if self.reviewed else [])]
+        return [EVERY_CLASS, *(self.reviewed.classes if self.reviewed else [])]
 
     def _open(self) -> None:
         """Begin the review of the layer that is chosen, unless it is the one that is open."""
@@ -292,7 +294,7 @@ class ReviewPicks(QWidget):
         among = np.ones(len(review), bool)
         if self.which.value == FLAGGED:
             among &= [bool(self._flags.get(n)) for n in review.numbers.tolist()]
-        if self.only.value != ALL:
+        if self.only.value != EVERY_CLASS:
             among &= review.picks.labels == self.only.value
         return review.order(among)
 
@@ -321,13 +323,13 @@ class ReviewPicks(QWidget):
     def _refresh(self) -> None:
         """Show the current pick, how far the review is, and the scores."""
         reviewed = self.reviewed
-        for button in (*self.buttons.values(), self.label):
+        for button in (*self.buttons.values(), self.pick.label):
             button.setEnabled(reviewed is not None)
         for button in (self.save, self.done):
             button.enabled = reviewed is not None
         if reviewed is None:
-            self.about.setText(OPEN_PICKS)
-            for part in (self.closeups, self.scores, self.progress):
+            self.pick.show_none(OPEN_PICKS)
+            for part in (self.scores, self.progress):
                 part.hide()
             self.counts.clear()
             return
@@ -349,39 +351,18 @@ class ReviewPicks(QWidget):
         self.scores.show_scores(reviewed, self._plotted)
 
     def _show_current(self) -> None:
-        reviewed, review = self.reviewed, self.reviewed.review
-        classes = reviewed.classes
-        self.label.blockSignals(True)
-        self.label.clear()
-        self.label.addItems(classes)
-        for n, key in enumerate(CLASS_KEYS[: len(classes)]):
-            self.label.setItemData(n, f"Key {key}", Qt.ItemDataRole.ToolTipRole)
-        self.label.blockSignals(False)
+        reviewed = self.reviewed
+        self.pick.offer(reviewed.classes)
         if reviewed.current is None:
             count = len(self._order())
-            self.about.setText("No pick is like this." if not count else "Press Next (N).")
-            self.closeups.hide()
-            return
-        row = review.row(reviewed.current)
-        label, score = str(review.picks.labels[row]), float(review.picks.scores[row])
-        self.label.setCurrentText(label)
-        key = CLASS_KEYS[classes.index(label)] if classes.index(label) < len(CLASS_KEYS) else ""
-        self.label.setToolTip(f"{self.label.toolTip().split(' This')[0]} This class: {key}")
-        threshold = review.thresholds.get(label)
-        known = "no score" if np.isnan(score) else f"score {score:.2f}"
-        if threshold is not None and not np.isnan(score):
-            known += f", threshold {threshold:.2f}"
-        state = review.states[row] or "undecided"
-        flags = "".join(f'<br><span style="color:#ff9f0a">⚑ {flag}</span>'
-                        for flag in self._flags.get(reviewed.current, ()))  # fmt: skip
-        self.about.setText(f"<b>{label}</b>, {known}: {state}{flags}")
-        limits = (0.0, 1.0) if reviewed.tomogram is None else reviewed.tomogram.contrast_limits
-        self.closeups.show_planes(reviewed.closeups(reviewed.current), tuple(limits))
+            self.pick.show_none("No pick is like this." if not count else "Press Next (N).")
+        else:
+            self.pick.show_pick(reviewed, self._flags.get(reviewed.current, ()))
 
     @property
     def _plotted(self) -> str:
         """Class whose scores are shown: the one chosen, or that of the current pick."""
-        if self.only.value != ALL:
+        if self.only.value != EVERY_CLASS:
             return self.only.value
         review = self.reviewed.review
         if self.reviewed.current in review.numbers:
@@ -402,10 +383,6 @@ class ReviewPicks(QWidget):
     def _relabel_as_number(self, n: int) -> None:
         if self.reviewed is not None and n < len(self.reviewed.classes):
             self.relabel(self.reviewed.classes[n])
-
-    def _relabel_as_typed(self) -> None:
-        if self.label.findText(self.label.currentText()) < 0:  # else it was activated
-            self.relabel(self.label.currentText())
 
     def _hide(self, hidden: bool) -> None:
         if self.reviewed is not None:

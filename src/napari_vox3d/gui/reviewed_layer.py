@@ -6,9 +6,9 @@ when napari adds or deletes points.
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +16,12 @@ import pandas as pd
 from napari.layers.points._points_constants import Symbol
 from psygnal import Signal
 
-import napari_vox3d as vox
 from napari_vox3d.curation import ACCEPTED, REJECTED, Review
 from napari_vox3d.curation.flags import BORDER, EXTREME, OVERLAP, near_border, overlapping
 from napari_vox3d.curation.saved import keep, kept_rows, review_file
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import class_colours
+from napari_vox3d.gui.closeups import planes_through
 from napari_vox3d.gui.layers import (
     REVIEW,
     picks_from_layer,
@@ -29,16 +29,14 @@ from napari_vox3d.gui.layers import (
     points_in_layer,
     volume_from_layer,
 )
-from napari_vox3d.gui.live_picks import LivePicks
+from napari_vox3d.gui.live_picks import LivePicks, card_of, thresholds_of
 from napari_vox3d.picks import Picks
-from napari_vox3d.provenance import Run
 
 if TYPE_CHECKING:
     from napari.components import ViewerModel
     from napari.layers import Image, Points
     from numpy.typing import NDArray
 
-    from napari_vox3d.models import ModelCard
 
 NUMBER = "pick"
 _KEPT = "vox3d_review"  # in the metadata of the layer
@@ -81,17 +79,17 @@ class ReviewedLayer:
         self._extreme: dict[int, bool] = {}
         self._hidden = True
         self._own = False
-        picks = self._picks()
+        picks = self.picks()
         held = layer.metadata.get("vox3d")
         found = held if isinstance(held, Picks) and len(held) else picks
         self.file = review_file(found, self.volume)
-        self.card = _card(found, self.live)
+        self.card = card_of(found, self.live)
         before = layer.metadata.get(_KEPT)
         if isinstance(before, Review) and NUMBER in layer.features:
             self.review = before
             self.review.follow(picks, layer.features[NUMBER])
         else:
-            self.review = Review(picks, _thresholds(found, self.live, self.card))
+            self.review = Review(picks, thresholds_of(found, self.live, self.card))
             self.review.resume(kept_rows(self.file))
         self._write_points()
         layer.events.data.connect(self._on_data)
@@ -180,32 +178,11 @@ class ReviewedLayer:
             self.tomogram.plane.position = tuple(self.tomogram.world_to_data(world)[-3:])
 
     def closeups(self, number: int) -> list[NDArray[np.float64]]:
-        """Three planes through a pick, across z, y and x, three times as wide as it.
-
-        Returns
-        -------
-        list of array
-            (rows, columns) mean of the slices within a sixth of the radius; NaN outside the
-            tomogram. None are there without a tomogram.
-        """
+        """Planes through a pick, see `planes_through`; none are there without a tomogram."""
         if self.volume is None:
             return []
-        row = self.review.row(number)
-        radius = float(self.review.picks.radii[row])
-        volume = self.volume.level_for(radius / 12)
-        index = volume.to_index(self.volume.origin + self.review.picks.positions[row])
-        half = np.maximum(2, np.round(1.5 * radius / volume.voxel_size)).astype(int)
-        thick = np.round(radius / 6 / volume.voxel_size).astype(int)
-        middle = np.round(index).astype(int)
-        planes = []
-        for axis in range(3):
-            reach = half.copy()
-            reach[axis] = thick[axis]
-            box = _box(volume.values, middle - reach, middle + reach + 1)
-            with warnings.catch_warnings():  # a plane may lie outside altogether
-                warnings.simplefilter("ignore", RuntimeWarning)
-                planes.append(np.nanmean(box, axis=axis))
-        return planes
+        picks, row = self.review.picks, self.review.row(number)
+        return planes_through(self.volume, picks.positions[row], float(picks.radii[row]))
 
     # --- flags ---------------------------------------------------------------------------------
 
@@ -282,13 +259,14 @@ class ReviewedLayer:
 
     def cleaned_layer(self) -> tuple[Any, dict[str, Any], str]:
         """Layer of the picks that were not rejected."""
-        picks = self.cleaned()
+        picks = replace(self.cleaned(), decisions=None)
         colours = self._colours()
         return picks_layer(
             picks, self.volume, face_color_cycle=colours, name=f"{self.layer.name} reviewed"
         )
 
-    def _picks(self) -> Picks:
+    def picks(self) -> Picks:
+        """All picks as the layer holds them, with what was decided on each."""
         return picks_from_layer(self.layer, self.volume, unnamed=self.layer.name, rejected=True)
 
     def _colours(self) -> dict[str, str]:
@@ -316,7 +294,7 @@ class ReviewedLayer:
 
     def follow(self) -> None:
         """Take over what the user, or *Pick particles*, did to the layer."""
-        picks = self._picks()
+        picks = self.picks()
         if NUMBER in self.layer.features:
             self.review.follow(picks, self.layer.features[NUMBER].fillna(-1))
             self._write_decisions()
@@ -414,35 +392,3 @@ def _features(before: pd.DataFrame, review: Review) -> pd.DataFrame:
     table[REVIEW] = review.states
     table[NUMBER] = review.numbers
     return table
-
-
-def _card(picks: Picks, live: LivePicks | None) -> ModelCard | None:
-    """Card of the model that found the picks, if it is known and still there."""
-    if live is not None:
-        return live.card
-    run = Run.from_metadata(picks.metadata)
-    if run is None or not run.model:
-        return None
-    return next((card for card in vox.list_models("picking") if card.name == run.model), None)
-
-
-def _thresholds(picks: Picks, live: LivePicks | None, card: ModelCard | None) -> dict[str, float]:
-    """Thresholds that the picks were found at, as far as they are known."""
-    if live is not None:
-        return {name: threshold for name, (_, threshold) in live.choices.items()}
-    run = Run.from_metadata(picks.metadata)
-    known = {} if card is None else {kind.name: kind.threshold for kind in card.classes}
-    given = None if run is None else run.arguments.get("threshold")
-    if isinstance(given, dict):
-        return {**known, **given}
-    return known if given is None else dict.fromkeys([*known, *picks.classes], float(given))
-
-
-def _box(values: Any, low: NDArray[np.int64], high: NDArray[np.int64]) -> NDArray[np.float64]:
-    """Values in a box, NaN where it leaves the array."""
-    box = np.full(high - low, np.nan)
-    inner_low, inner_high = np.maximum(low, 0), np.minimum(high, values.shape)
-    if (inner_high > inner_low).all():
-        place = tuple(map(slice, inner_low - low, inner_high - low))
-        box[place] = np.asarray(values[tuple(map(slice, inner_low, inner_high))])
-    return box

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from napari.layers import Image, Layer
 
 
+PASSING = "vox3d_passing"  # in the metadata of layers that are taken away by themselves
+
+
 def is_tomogram(layer: Layer, several: bool = False) -> bool:
     """Whether an image layer shows volumes that particles may be in.
 
@@ -33,7 +36,9 @@ def is_tomogram(layer: Layer, several: bool = False) -> bool:
 
 
 def is_picks(layer: Layer) -> bool:
-    """Whether a layer holds points in three dimensions that are not the atoms of a structure."""
+    """Whether a layer holds points in three dimensions that may be particles: no atoms, say."""
+    if layer.metadata.get(PASSING):
+        return False
     atoms = hasattr(layer.metadata.get("vox3d"), "get_chemical_symbols")
     return type(layer).__name__ == "Points" and layer.ndim == 3 and not atoms
 

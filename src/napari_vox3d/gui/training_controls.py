@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Event
@@ -208,7 +208,16 @@ class TrainingControl(QWidget):
         raises is shown.
     describe
         Gives the run with the same arguments; a `Vox3dError` it raises is shown.
+
+    Attributes
+    ----------
+    trained
+        Qt signal, emitted with each new model.
+    taken
+        Gives names that no new model is to get.
     """
+
+    trained = Signal(object)
 
     def __init__(
         self,
@@ -226,6 +235,7 @@ class TrainingControl(QWidget):
         self._prepare, self._describe = prepare, describe
         self._stopped = Event()
         self._draft: Draft | None = None
+        self.taken: Callable[[], Sequence[str]] = tuple
         self.name = LineEdit(
             value=free_name(stem), tooltip="What the new model is called in lists and files."
         )
@@ -269,6 +279,19 @@ class TrainingControl(QWidget):
         self.stop.hide()
         self.curve.hide()
         self._look_for_unfinished()
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the training was asked to end, by either button."""
+        return self._stopped.is_set() or self.run.cancelling
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether a training of this name was interrupted."""
+        try:
+            return Draft.named(self.name.value.strip()).checkpoint.exists()
+        except ModelError:
+            return False
 
     def current_run(self) -> Run:
         """What the window is set to do now.
@@ -334,7 +357,8 @@ class TrainingControl(QWidget):
         self.result.setToolTip(figures(card))
         remember(card.task, model=card.name)
         ModelChoice.offer(card)
-        self.name.value = free_name(card.name)
+        self.name.value = free_name(card.name, self.taken())
+        self.trained.emit(model)
 
     def _end(self) -> None:
         self._redraw.stop()
@@ -347,13 +371,8 @@ class TrainingControl(QWidget):
 
     def _look_for_unfinished(self) -> None:
         """Offer to go on, if a training of this name was interrupted."""
-        name = self.name.value.strip()
-        try:
-            unfinished = Draft.named(name).checkpoint.exists()
-        except ModelError:
-            unfinished = False
-        self.go_on.text = f"Go on with the unfinished training of “{name}”"
-        self.go_on.native.setVisible(unfinished and not self.run.running)
+        self.go_on.text = f"Go on with the unfinished training of “{self.name.value.strip()}”"
+        self.go_on.native.setVisible(self.unfinished and not self.run.running)
         self.go_on.value = True
 
 

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from magicgui.widgets import CheckBox, FloatSpinBox
-from napari.layers import Layer
+import numpy as np
+from magicgui.widgets import CheckBox, FloatSpinBox, LineEdit
+from napari.layers import Image, Points
 from qtpy.compat import isalive
 from qtpy.QtCore import QTimer
-from qtpy.QtWidgets import (
-    QHBoxLayout,
-    QLabel,
-    QPushButton,
-    QToolButton,
-    QVBoxLayout,
-    QWidget,
-)
+from qtpy.QtWidgets import QHBoxLayout, QLabel, QPushButton, QWidget
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
@@ -24,106 +18,37 @@ from napari_vox3d.gui.controls import (
     OPEN_FIRST,
     add_row,
     choose,
+    contrast_menu,
     drop_down,
     new_grid,
     note,
     scrolled_form,
     voxel_size_box,
 )
-from napari_vox3d.gui.layers import picks_from_layer, same_picks, volume_from_layer
+from napari_vox3d.gui.docks import open_window
+from napari_vox3d.gui.kept_clicks import KeptClicks, new_points
+from napari_vox3d.gui.layers import DEFAULT_DIAMETER, show_whole_spheres, volume_from_layer
+from napari_vox3d.gui.meanwhile import PicksMeanwhile
 from napari_vox3d.gui.reproduce import reading_arguments
 from napari_vox3d.gui.tomograms import calibrate, is_picks, is_tomogram
 from napari_vox3d.gui.training_controls import StartChoice, TrainingControl
+from napari_vox3d.gui.training_examples import NO_PICKS, ExampleRows, file_of_picks
+from napari_vox3d.gui.workers import show_problem
 from napari_vox3d.picks import Picks
-from napari_vox3d.provenance import Run
-from napari_vox3d.training.inputs import check_example, known_radii, particle_classes
+from napari_vox3d.provenance import Run, changed
+from napari_vox3d.training.drafts import free_name
+from napari_vox3d.training.inputs import known_radii, particle_classes
 
 if TYPE_CHECKING:
     import napari
 
+    from napari_vox3d.curation.clicks import Clicks
     from napari_vox3d.models import Model
-    from napari_vox3d.training.inputs import Example
 
 PAUSE = 200  # ms without a change before the classes are listed anew
-NO_PICKS = (
-    "Add a points layer with the particles of {}: open a file of picks, or click them in a new "
-    "points layer."
-)
-
-
-class ExampleRow(QWidget):
-    """A tomogram and the points on its particles.
-
-    Parameters
-    ----------
-    viewer
-        Whose layers are offered.
-    """
-
-    def __init__(self, viewer: napari.viewer.Viewer):
-        super().__init__()
-        self._viewer = viewer
-        self.tomogram = drop_down("A tomogram to learn from.", choices=self._tomograms)
-        self.points = drop_down(
-            "Points on its particles. Places without a point count as empty, so all particles of "
-            "a class should have one. The class is the feature “class” or “label” of the points, "
-            "else the name of their layer.",
-            choices=self._points,
-        )
-        self.remove = QToolButton(text="×", toolTip="Leave this tomogram out.")
-        layout = QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
-        layout.addWidget(self.tomogram.native, 1)
-        layout.addWidget(self.points.native, 1)
-        layout.addWidget(self.remove)
-        self.tomogram.changed.connect(self.match_points)
-
-    def reset_choices(self) -> None:
-        """Offer the layers that are open now."""
-        alone = self.points.value is None
-        self.tomogram.reset_choices()
-        self.points.reset_choices()
-        if alone:
-            self.match_points()
-
-    def match_points(self) -> None:
-        """Choose the points that were found in the tomogram, if some say so."""
-        if self.tomogram.value is None:
-            return
-        name = volume_from_layer(self.tomogram.value).name
-        for layer in self.points.choices:
-            held = layer.metadata.get("vox3d")
-            if isinstance(held, Picks) and held.tomogram == name:
-                choose(self.points, layer)
-                return
-
-    def example(self) -> Example:
-        """Volume, and its picks with the classes and radii that are known.
-
-        Raises
-        ------
-        Vox3dError
-            If a layer is missing, or nothing can be learnt from the two.
-        """
-        tomogram, points = self.tomogram.value, self.points.value
-        if tomogram is None:
-            raise Vox3dError(OPEN_FIRST)
-        if points is None:
-            raise Vox3dError(NO_PICKS.format(f"“{tomogram.name}”"))
-        volume = volume_from_layer(tomogram)
-        if not volume.calibrated:
-            raise Vox3dError(f"Set the voxel size of {tomogram.name!r} first: its file lacks it.")
-        picks = labelled_picks(points, tomogram)
-        if not len(picks):
-            raise Vox3dError(f"{points.name!r} is empty: click on some particles first.")
-        check_example(volume, picks)
-        return volume, picks
-
-    def _tomograms(self, _: object = None) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if is_tomogram(layer)]
-
-    def _points(self, _: object = None) -> list[Layer]:
-        return [layer for layer in self._viewer.layers if is_picks(layer)]
+STEM = "my-picker"
+ENOUGH = 5  # clicks of a class that can be learnt from
+LABELS = {"some of the particles": "some", "all particles": "all"}
 
 
 class ClassRow:
@@ -168,49 +93,146 @@ class TrainPicker(QWidget):
     def __init__(self, napari_viewer: napari.viewer.Viewer):
         super().__init__()
         self._viewer = napari_viewer
-        self._rows: list[ExampleRow] = []
         self._classes: list[ClassRow] = []
         self._radii: dict[str, float] = {}  # as the user set them
         self._left_out: set[str] = set()
+        self.kept = KeptClicks(napari_viewer, self._take_up)
         self.start = StartChoice("picking", models=True, section="training")
-        self.examples = QVBoxLayout()
-        self.examples.setContentsMargins(0, 0, 0, 0)
+        self.examples = ExampleRows(napari_viewer)
         self.add = QPushButton(
-            "Add a tomogram", toolTip="More tomograms make the model more reliable."
+            "Add a row",
+            toolTip="For another tomogram, or for another layer of points on the same one. More "
+            "tomograms make the model more reliable.",
         )
+        self.particle = LineEdit(value="particle", tooltip="What you are going to click.")
+        self.click = QPushButton(
+            "Click particles",
+            toolTip="Make a layer of points on the tomogram, and click on particles in the view.",
+        )
+        self.labels = drop_down(
+            "With some of the particles, places without a point may be particles too; the model "
+            "finds out which. With all of them, they count as empty.",
+            choices=list(LABELS.items()),
+        )
+        self.contrast = contrast_menu()
         self.voxel_size = voxel_size_box()
         self.classes = QWidget()
         self.hint = note()
+        self.meanwhile = PicksMeanwhile(napari_viewer, self)
+        self.seen = note()
+        self.pick = QPushButton(
+            "Pick with it", toolTip="Find particles in the whole tomogram with the new model."
+        )
         self._form = form = scrolled_form(self)
+        form.addRow(self.kept)
         add_row(form, "Start from", self.start)
         form.addRow(note("Learn from these tomograms and the points on their particles:"))
         form.addRow(self.examples)
-        form.addRow(self.add)
+        clicking = QHBoxLayout()
+        for part in (self.particle.native, self.click, self.add):
+            clicking.addWidget(part)
+        form.addRow(clicking)
+        add_row(form, "Points are", self.labels)
+        add_row(form, "Contrast", self.contrast)
         add_row(form, "Voxel size", self.voxel_size)
         form.addRow(self.classes)
         form.addRow(self.hint)
         self.training = TrainingControl(
-            form, function=_train_picker, section="training", stem="my-picker", what="loss",
-            prepare=self._prepare, describe=self._describe,
+            form, function=_train_picker, section="training", stem=STEM, what="loss",
+            prepare=self._begin, describe=self._describe,
         )  # fmt: skip
+        form.addRow(self.seen)
+        form.addRow(self.pick)
+        self.pick.hide()
         self._soon = QTimer(self, singleShot=True, interval=PAUSE)
         self._soon.timeout.connect(self._list_classes)
         self.start.changed.connect(self._list_classes)
-        self.add.clicked.connect(self._add_row)
+        self.examples.changed.connect(self._list_classes)
+        self.add.clicked.connect(lambda: self.examples.add())
+        self.click.clicked.connect(self.click_particles)
         self.voxel_size.changed.connect(self._calibrate)
-        self.training.run.ended.connect(self.start.menu.reset_choices)
-        self._add_row()
+        self.meanwhile.said.connect(self.seen.setText)
+        self.run.ended.connect(self._end)
+        self.training.trained.connect(self._offer_to_pick)
+        self.training.name.changed.connect(lambda _: self._keep_clicks())
+        self.pick.clicked.connect(self.pick_with_it)
+        here = self.kept.look()
+        self.training.taken = self.kept.names
+        name = free_name(STEM, self.kept.names()) if here is None else here.name
+        self.training.name.value = name
         self.reset_choices()
+        if here is not None:
+            self._adopt(here)
 
     @property
     def run(self) -> Any:
         """The Train button."""
         return self.training.run
 
+    # --- clicks --------------------------------------------------------------------------------
+
+    def click_particles(self) -> None:
+        """Make a layer of points on the tomogram that is learnt from, and begin to add points."""
+        tomogram = self._tomogram_to_click_in()
+        if tomogram is None:
+            show_problem(Vox3dError(OPEN_FIRST))
+            return
+        name = self.particle.value.strip() or "particle"
+        radius = self._radii.get(name) or known_radii([_named(name)], self.start.known)[name]
+        diameter = 2 * radius if radius else DEFAULT_DIAMETER
+        own = [row.points.value for row in self.examples.whole if row.tomogram.value is tomogram]
+        points = next((layer for layer in own if layer.name == name), None)
+        if points is None:
+            points = new_points(tomogram, name, np.zeros((0, 3)))
+            points.current_size = diameter / float(tomogram.scale[-1])
+            show_whole_spheres(self._viewer, Picks(np.zeros((1, 3)), name, radii=diameter / 2))
+            self._viewer.add_layer(points)
+            self.examples.add_points(tomogram, points)
+        self._viewer.layers.selection.active = points
+        points.mode = "add"
+
+    def _tomogram_to_click_in(self) -> Image | None:
+        """The uppermost one that is visible."""
+        there = [layer for layer in self._viewer.layers if is_tomogram(layer)]
+        shown = [layer for layer in there if layer.visible] or there
+        return shown[-1] if shown else None
+
+    def _keep_clicks(self, begun: bool = False) -> None:
+        rows = self.examples.whole
+        if begun or self.kept.keeps(rows):
+            kind = self.start.menu.value
+            settings = {
+                "start": kind, "size": self.start.size.value, "labels": self.labels.value,
+                "contrast": self.contrast.value, "minutes": self.training.minutes.value,
+                "radii": self._radii, "left_out": sorted(self._left_out),
+            }  # fmt: skip
+            self.kept.keep(self.training.name.value.strip(), rows, settings)
+
+    def _take_up(self, clicks: Clicks, layers: Sequence[tuple[Image, Points]]) -> None:
+        """Go on with clicks that were kept, and with their training if it was begun."""
+        for tomogram, points in layers:
+            self.examples.add_points(tomogram, points)
+        self._adopt(clicks)
+        if self.training.unfinished:
+            self.run.press()
+
+    def _adopt(self, clicks: Clicks) -> None:
+        held = clicks.settings
+        self.training.name.value = clicks.name
+        choose(self.start.menu, held.get("start"))
+        choose(self.start.size, held.get("size"))
+        choose(self.labels, held.get("labels"))
+        choose(self.contrast, held.get("contrast"))
+        self.training.minutes.value = held.get("minutes", self.training.minutes.value)
+        self._radii |= held.get("radii", {})
+        self._left_out |= set(held.get("left_out", ()))
+        self._list_classes()
+
+    # --- layers --------------------------------------------------------------------------------
+
     def reset_choices(self, *_: Any) -> None:
         """Offer the layers that are open now; napari calls this when they change."""
-        for row in self._rows:
-            row.reset_choices()
+        self.examples.reset_choices()
         for layer in self._viewer.layers:  # connecting again does nothing
             if is_picks(layer):
                 layer.events.data.connect(self._list_classes_soon)
@@ -220,32 +242,6 @@ class TrainPicker(QWidget):
                 layer.events.units.connect(self._list_classes_soon)
         self._list_classes()
 
-    def _add_row(self) -> None:
-        row = ExampleRow(self._viewer)
-        taken = [other.tomogram.value for other in self._rows]
-        row.match_points()
-        for layer in row.tomogram.choices:
-            if layer not in taken:
-                choose(row.tomogram, layer)
-                break
-        row.remove.clicked.connect(lambda: self._remove_row(row))
-        row.tomogram.changed.connect(self._list_classes)
-        row.points.changed.connect(self._list_classes)
-        self._rows.append(row)
-        self.examples.addWidget(row)
-        self._show_rows()
-
-    def _remove_row(self, row: ExampleRow) -> None:
-        self._rows.remove(row)
-        self.examples.removeWidget(row)
-        row.deleteLater()
-        self._show_rows()
-
-    def _show_rows(self) -> None:
-        for row in self._rows:
-            row.remove.setVisible(len(self._rows) > 1)
-        self._list_classes()
-
     def _list_classes_soon(self, _event: object = None) -> None:
         if isalive(self):
             self._soon.start()
@@ -253,13 +249,10 @@ class TrainPicker(QWidget):
     def _list_classes(self) -> None:
         """Show the classes of all rows, and ask for a voxel size if one is unknown."""
         self._soon.stop()
-        unknown = [layer for layer in self._tomograms() if not volume_from_layer(layer).calibrated]
+        tomograms = self.examples.tomograms
+        unknown = [layer for layer in tomograms if not volume_from_layer(layer).calibrated]
         self._form.setRowVisible(self.voxel_size.native, bool(unknown))
-        picks = [
-            labelled_picks(row.points.value, row.tomogram.value)
-            for row in self._rows
-            if row.points.value is not None and row.tomogram.value is not None
-        ]
+        picks = [row.picks() for row in self.examples.whole]
         counts: dict[str, int] = {}
         for part in picks:
             for name, count in part.counts().items():
@@ -268,7 +261,6 @@ class TrainPicker(QWidget):
             ClassRow(name, counts[name], self._radii.get(name, radius))
             for name, radius in known_radii(picks, self.start.known).items()
         ]
-        self._show_hint()
         grid = new_grid(self.classes, wide=0)
         for column, title in enumerate(("Class", "Points", "Radius") if self._classes else ()):
             grid.addWidget(QLabel(title), 0, column)
@@ -278,13 +270,19 @@ class TrainPicker(QWidget):
                 grid.addWidget(part, n, column)
             row.learn.changed.connect(self._remember_classes)
             row.radius.changed.connect(self._remember_classes)
+        self._show_hint(counts)
+        self._keep_clicks()
 
-    def _show_hint(self) -> None:
+    def _show_hint(self, counts: dict[str, int]) -> None:
         """Say what is missing before anything can be learnt."""
-        tomograms = self._tomograms()
+        tomograms = self.examples.tomograms
         missing = "" if self._classes else OPEN_FIRST
         if tomograms and not self._classes:
             missing = NO_PICKS.format(f"“{tomograms[0].name}”")
+        few = [f"{ENOUGH - counts[name]} more of {name}" for name in counts
+               if counts[name] < ENOUGH and name not in self._left_out]  # fmt: skip
+        if few:
+            missing = f"{ENOUGH} points of a class are needed to learn it: {', '.join(few)}."
         self.hint.setText(missing)
         self.hint.setVisible(bool(missing))
 
@@ -293,40 +291,64 @@ class TrainPicker(QWidget):
             (self._left_out.discard if row.learn.value else self._left_out.add)(row.name)
             if row.radius.value:
                 self._radii[row.name] = row.radius.value
+        self._show_radii()
+        self._show_hint({row.name: int(row.count.text()) for row in self._classes})
+        self._keep_clicks()
 
-    def _tomograms(self) -> list[Layer]:
-        chosen = dict.fromkeys(row.tomogram.value for row in self._rows)
-        return [layer for layer in chosen if layer is not None]
+    def _show_radii(self) -> None:
+        """Let clicks be circles of the radius that was set for their class."""
+        for row in self.examples.whole:
+            points, picks = row.points.value, row.picks()
+            if picks.radii is None and picks.classes and set(picks.classes) <= set(self._radii):
+                scale = float(points.scale[-1])
+                points.size = np.array([2 * self._radii[c] / scale for c in picks.labels.tolist()])
+                points.current_size = float(points.size[-1])
 
     def _calibrate(self, size: float) -> None:
         if size == 0:
             return
-        for layer in self._tomograms():
+        for layer in self.examples.tomograms:
             if not volume_from_layer(layer).calibrated:
                 calibrate(self._viewer, layer, size)
         self.voxel_size.value = 0
         self._list_classes()
 
-    def _prepare(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Arguments of `train_picker`."""
-        found: dict[Layer, dict[Layer, Example]] = {}
-        for row in self._rows:  # several points layers may lie on one tomogram
-            found.setdefault(row.tomogram.value, {})[row.points.value] = row.example()
-        examples = []
-        for pairs in found.values():
-            volumes, picks = zip(*pairs.values(), strict=True)
-            examples.append((volumes[0], Picks.concatenate(picks)))
+    # --- the training --------------------------------------------------------------------------
+
+    def _arguments(self) -> tuple[list[Any], dict[str, Any]]:
+        """Examples and settings, as `train_picker` takes them."""
+        examples = self.examples.examples()
         self._list_classes()
         radii = {row.name: row.radius.value for row in self._classes if row.learn.value}
         if not radii:
             raise Vox3dError("Tick at least one class to learn.")
-        classes = particle_classes(radii, self.start.known)
-        return (examples,), {"classes": classes, **self.start.arguments}
+        settings = {
+            "classes": particle_classes(radii, self.start.known),
+            "labels": self.labels.value,
+            "contrast": self.contrast.value,
+            **self.start.arguments,
+        }
+        return examples, settings
+
+    def _begin(self) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        examples, settings = self._arguments()
+        self._keep_clicks(begun=True)
+        shown = [(layer, volume_from_layer(layer)) for layer in self.examples.tomograms]
+        reach = max(kind.radius for kind in settings["classes"])
+        self.meanwhile.begin(shown, reach, settings["contrast"], lambda: self.training.stopping)
+        self.seen.clear()
+        self.pick.hide()
+        return (examples,), {**settings, "glimpse": self.meanwhile.see}
+
+    def _end(self) -> None:
+        self.meanwhile.end()
+        self.seen.clear()
+        self.start.menu.reset_choices()
 
     def _describe(self) -> Run:
         examples: dict[str, list[str]] = {}
         reading: list[dict[str, Any]] = []
-        for row in self._rows:
+        for row in self.examples.rows:
             row.example()  # says what is missing
             layer = row.tomogram.value
             volume = volume_from_layer(layer)
@@ -338,29 +360,34 @@ class TrainPicker(QWidget):
                 "A script cannot set another voxel size for each tomogram, nor take one of several "
                 "volumes in a file; save these layers as .mrc, and open those."
             )
-        _, settings = self._prepare()
+        _, settings = self._arguments()
         radii = {kind.name: kind.radius for kind in settings.pop("classes")}
+        settings |= changed(labels=(settings.pop("labels"), "all"))
         pairs = [[source, files] for source, files in examples.items()]
         size = {key: value for key, value in reading[0].items() if key != "member"}
         arguments = {"examples": pairs, "classes": radii, **settings, **size}
         return Run("train_picker", "", arguments)
 
+    # --- what follows --------------------------------------------------------------------------
 
-def file_of_picks(points: Layer, tomogram: Layer) -> str:
-    """Path of the file that a layer of points shows unchanged; else the name of the layer."""
-    held, path = points.metadata.get("vox3d"), points.source.path
-    if path is None or not isinstance(held, Picks):
-        return points.name
-    return str(path) if same_picks(picks_from_layer(points, tomogram), held) else points.name
+    def _offer_to_pick(self, model: Model) -> None:
+        self._trained = model.card.name
+        self.pick.setText(f"Pick with “{model.card.name}”")
+        self.pick.show()
+
+    def pick_with_it(self) -> None:
+        """Find particles in the first of the tomograms with the new model, in *Pick particles*."""
+        picking = open_window(self._viewer, "Pick particles")
+        picking.reset_choices()
+        choose(picking.model.menu, self._trained)
+        choose(picking.volume, next(iter(self.examples.tomograms), None))
+        picking.contrast.value = self.contrast.value
+        if not picking.run.running:
+            picking.run.press()
 
 
-def labelled_picks(points: Layer, tomogram: Layer) -> Picks:
-    """Picks of a layer; unnamed ones get its name, and radii are there only if they are known."""
-    picks = picks_from_layer(points, tomogram, unnamed=points.name)
-    held = points.metadata.get("vox3d")
-    if isinstance(held, Picks) and held.radii is not None:
-        return picks
-    return replace(picks, radii=None)  # the size that napari draws points in says nothing
+def _named(name: str) -> Picks:
+    return Picks(np.zeros((1, 3)), name)
 
 
 def _train_picker(*args: Any, **kwargs: Any) -> Model:

@@ -184,6 +184,11 @@ class RunControl(QWidget):
         return self._job is not None
 
     @property
+    def cancelling(self) -> bool:
+        """True while a job was asked to stop and has not yet."""
+        return self._job is not None and self._job.cancelled
+
+    @property
     def finishing(self) -> bool:
         """True while a job runs on though all it reports on is done."""
         return self._job is not None and self._job.done >= self._job.total > 0
