@@ -84,7 +84,7 @@ def draw(rows: Sequence[Drawn], picture: Path) -> None:
     figure, axes = pyplot.subplots(
         len(rows), 4, figsize=(9, 2.25 * len(rows)), layout="constrained", squeeze=False
     )
-    for row, one in zip(axes, rows, strict=True):
+    for number, (row, one) in enumerate(zip(axes, rows, strict=True)):
         true, elf = one.crystal.elf, one.elf
         hkl, origin = worst_plane(one)
         planes = [
@@ -105,9 +105,9 @@ def draw(rows: Sequence[Drawn], picture: Path) -> None:
             )  # fmt: skip
             place.set_xticks([])
             place.set_yticks([])
-            if row is axes[0]:
+            if number == 0:
                 place.set_title(title, fontsize=10)
-            if row is axes[-1] and title != "DFT":
+            if number == len(rows) - 1 and title != "DFT":
                 figure.colorbar(image, ax=place, location="bottom", shrink=0.9)
         structure = one.crystal.structure
         row[0].set_ylabel(
