@@ -18,7 +18,16 @@ from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from napari_vox3d.errors import ModelError
-from napari_vox3d.networks.slabs import CircularConv3d, group_norm, slabs_of, thickness
+from napari_vox3d.networks.slabs import (
+    CircularConv3d,
+    PassingGELU,
+    count_ticks,
+    gelu_in_place,
+    passing_norm,
+    slabs_of,
+    thickness,
+    works_in_place,
+)
 
 if TYPE_CHECKING:
     from napari_vox3d.networks.ckconv_net import CKConvNet
@@ -26,6 +35,16 @@ if TYPE_CHECKING:
 _REDUCTION = 16
 _SMALLEST_SQUARE = 1e-3  # of χ: where it vanishes the logit is 7
 _FLAT_NAMES = ("flat_resnet", "flat", "flatresnet", "resnet", "flat_resnet3d")
+
+
+def _times(layer: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """Gated values, in the place of those if `layer` may."""
+    return x.mul_(gate) if works_in_place(layer, x) else x * gate
+
+
+def _joined(layer: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
+    """GELU of a sum; in the place of its first part if `layer` may."""
+    return gelu_in_place(x.add_(kept)) if works_in_place(layer, x) else F.gelu(kept + x)
 
 
 class SqueezeExcitation(nn.Module):
@@ -44,7 +63,7 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate (B, C, D, H, W)."""
         slabs_of(self)
-        return x * self.excitation(x.mean((2, 3, 4)))[:, :, None, None, None]
+        return _times(self, x, self.excitation(x.mean((2, 3, 4)))[:, :, None, None, None])
 
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start."""
@@ -59,10 +78,10 @@ class ResidualBlock(nn.Module):
         self.use_checkpoint = use_checkpoint
         self.f = nn.Sequential(
             CircularConv3d(channels, channels, kernel),
-            group_norm(channels),
-            nn.GELU(),
-            CircularConv3d(channels, channels, kernel),
-            group_norm(channels),
+            passing_norm(channels),
+            PassingGELU(),
+            CircularConv3d(channels, channels, kernel, passing=True),
+            passing_norm(channels),
             SqueezeExcitation(channels),
         )
 
@@ -70,7 +89,7 @@ class ResidualBlock(nn.Module):
         """Refine (B, C, D, H, W)."""
         if self.use_checkpoint and self.training and torch.is_grad_enabled():
             return F.gelu(x + checkpoint(self.f, x, use_reentrant=False))
-        return F.gelu(x + self.f(x))
+        return _joined(self, self.f(x), x)
 
 
 class ChannelAttention(nn.Module):
@@ -116,8 +135,8 @@ class CBAM3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate (B, C, D, H, W)."""
         slabs_of(self)
-        x = x * self.ca(x)
-        return x * self.sa(x)
+        x = _times(self, x, self.ca(x))
+        return _times(self, x, self.sa(x))
 
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start; its convolution makes its own."""
@@ -168,14 +187,18 @@ class FlatResNet3D(nn.Module):
         super().__init__()
         self.base, self.kernel = base, kernel
         self.knows_one_spacing = kernel > 1 or attention_every > 0
-        self.stem = nn.Sequential(CircularConv3d(in_ch, base, kernel), group_norm(base), nn.GELU())
+        self.stem = nn.Sequential(
+            CircularConv3d(in_ch, base, kernel), passing_norm(base), PassingGELU()
+        )
         body: list[nn.Module] = []
         for number in range(1, blocks + 1):
             body.append(ResidualBlock(base, kernel, use_checkpoint))
             if attention_every and number % attention_every == 0:
                 body.append(CBAM3D(base))
         self.body = nn.Sequential(*body)
-        self.post = nn.Sequential(CircularConv3d(base, base, kernel), group_norm(base))
+        self.post = nn.Sequential(
+            CircularConv3d(base, base, kernel, passing=blocks > 0), passing_norm(base)
+        )
         self.head = nn.Sequential(nn.Conv3d(base, 1, 1), nn.Sigmoid())
         for layer in self.modules():
             if isinstance(layer, nn.Conv3d):
@@ -203,7 +226,15 @@ class FlatResNet3D(nn.Module):
     def features(self, sad: Tensor, lattice: Tensor | None = None) -> Tensor:
         """What the head sees: (B, base, D, H, W)."""
         x = self.stem(sad)
-        return F.gelu(x + self.post(self.body(x)))
+        kept = None if works_in_place(self, x) else x  # computed again: cheaper than kept
+        for layer in self.body:  # one after another, so that each input can go
+            x = layer(x)
+        x = self.post(x)
+        return _joined(self, x, self.stem(sad) if kept is None else kept)
+
+    def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
+        """Those of the stem, which is computed twice."""
+        return count_ticks(self.stem, shape, slab_voxels)
 
     def work_per_voxel(self) -> int:
         """Multiply-adds per voxel of the costliest convolution."""
@@ -224,16 +255,16 @@ class FlatResNet3D(nn.Module):
         Returns
         -------
         int
-            Bytes at the peak: four activations are alive at once, and a convolution adds copies of
-            its padded input or slab in the layout of the backend. Within about 10 % of what was
-            measured on a CPU for grids of 64³ to 128³.
+            Bytes at the peak: four activations are alive at once, in slabs two and what one group
+            of channels takes; a convolution adds copies of its padded input or slab in the layout
+            of the backend.
         """
         *batch, depth, height, width = shape
         plane = prod(batch) * height * width
         planes = depth if slab_voxels is None else min(depth, thickness(plane, slab_voxels))
         padded = prod(batch) * prod(n + self.kernel - 1 for n in (planes, height, width))
-        copies = 2 if slab_voxels is None else 5
-        return 4 * self.base * (4 * plane * depth + copies * padded)
+        alive, copies = (4, 2) if slab_voxels is None else (2 + 1 / 8, 5)
+        return int(4 * self.base * (alive * plane * depth + copies * padded))
 
 
 class ErrorHead(nn.Module):

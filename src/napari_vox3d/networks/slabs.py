@@ -137,6 +137,8 @@ class CircularConv3d(nn.Conv3d):
         Number of channels.
     kernel_size
         Odd edge length in voxels.
+    passing
+        Whether nobody else needs the input: inside `in_slabs` the result may then take its place.
 
     Raises
     ------
@@ -144,11 +146,14 @@ class CircularConv3d(nn.Conv3d):
         If `kernel_size` is even.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size: int, passing: bool = False
+    ) -> None:
         if kernel_size % 2 == 0:
             raise ModelError(f"A circular convolution needs an odd kernel, not {kernel_size}.")
         super().__init__(in_channels, out_channels, kernel_size, bias=False)
         self.halo = (kernel_size - 1) // 2
+        self.passing = passing
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve one period."""
@@ -167,11 +172,19 @@ class CircularConv3d(nn.Conv3d):
     def _forward_in_slabs(self, x: Tensor, slabs: Slabs) -> Tensor:
         batch, _, depth, height, width = x.shape
         step = thickness(batch * height * width, slabs.voxels)
-        out = None
+        halo, out = self.halo, None
+        if self.passing and depth > 2 * halo and works_in_place(self, x):
+            out, head, before = x, x[:, :, :halo].clone(), x[:, :, depth - halo :].clone()
         for start in range(0, depth, step):
             stop = min(start + step, depth)
-            slab = _periodic_rows(x, 2, start - self.halo, stop + self.halo)
-            part = super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
+            if out is x:  # what lies before was overwritten, and at the end the beginning too
+                after = x[:, :, stop : stop + halo]
+                wrapped = head[:, :, : max(0, stop + halo - depth)]
+                slab = torch.cat([before, x[:, :, start:stop], after, wrapped], 2)
+                before = slab[:, :, slab.shape[2] - 2 * halo : slab.shape[2] - halo].clone()
+            else:
+                slab = _periodic_rows(x, 2, start - halo, stop + halo)
+            part = super().forward(_pad_periodically(slab, [0, halo, halo]))
             if out is None:  # only the first slab tells the type under autocast
                 out = part.new_empty((batch, self.out_channels, depth, height, width))
             out[:, :, start:stop] = part
@@ -180,6 +193,50 @@ class CircularConv3d(nn.Conv3d):
         return out
 
 
+class PassingNorm(nn.GroupNorm):
+    """Normalisation over the whole cell of what nobody else needs.
+
+    Inside `in_slabs` the result takes the place of the input, group by group.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise (B, C, D, H, W)."""
+        if not works_in_place(self, x):
+            return super().forward(x)
+        count = self.num_groups
+        parts = (each.chunk(count, dim) for each, dim in
+                 ((x, 1), (self.weight, 0), (self.bias, 0)))  # fmt: skip
+        for part, weight, bias in zip(*parts, strict=True):
+            part.copy_(F.group_norm(part, 1, weight, bias, self.eps))
+        return x
+
+
+class PassingGELU(nn.GELU):
+    """GELU of what nobody else needs; inside `in_slabs` it takes the place of its input."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Any shape."""
+        return gelu_in_place(x) if works_in_place(self, x) else super().forward(x)
+
+
+def gelu_in_place(x: Tensor) -> Tensor:
+    """GELU in the memory of its input."""
+    return torch.ops.aten.gelu_(x)
+
+
+def works_in_place(layer: nn.Module, x: Tensor) -> bool:
+    """Whether `layer` may overwrite its input: inside `in_slabs`, and with full precision."""
+    if torch.compiler.is_compiling():
+        return False
+    slabs = _SLABS.get()
+    return slabs is not None and layer in slabs.layers and x.dtype == torch.float32
+
+
 def group_norm(channels: int) -> nn.GroupNorm:
     """Normalisation over the whole cell, in eight groups of channels."""
     return nn.GroupNorm(min(8, channels), channels)
+
+
+def passing_norm(channels: int) -> PassingNorm:
+    """`group_norm` of what nobody else needs."""
+    return PassingNorm(min(8, channels), channels)
