@@ -74,6 +74,9 @@ class TrainingForm(nn.Module, ABC):
             norm.train(over_batches)
             cast("nn.BatchNorm3d", norm).momentum = max(_MOMENTUM, 3 / (steps + 3))
 
+    def narrow(self, radius: float) -> None:
+        """Take smaller crops if particles of a radius (voxels) fit in: more of them are seen."""
+
     @abstractmethod
     def finish(self) -> tuple[NetworkSpec, dict[str, Tensor]]:
         """Give the trained network as a card names it, and its parameters."""
@@ -159,10 +162,18 @@ class DenseForm(TrainingForm):
     def __init__(self, network: DensePicker, arguments: dict[str, Any]) -> None:
         super().__init__()
         self.network, self._arguments = network, arguments
-        self.edge = -(-self.edge // network.multiple) * network.multiple
-        stride = network.stride
-        self.centres = stride * (np.arange(self.edge // stride) + 0.5) - 0.5
+        self._cut(self.edge)
         self.norms = [m for m in network.modules() if isinstance(m, nn.BatchNorm3d)]
+
+    def _cut(self, edge: int) -> None:
+        multiple, stride = self.network.multiple, self.network.stride
+        self.edge = -(-edge // multiple) * multiple
+        self.centres = stride * (np.arange(self.edge // stride) + 0.5) - 0.5
+
+    def narrow(self, radius: float) -> None:
+        """Take crops of three quarters of the edge, if that is three radii (voxels) or more."""
+        if 0.75 * self.edge >= 3 * radius:
+            self._cut(3 * self.edge // 4)
 
     def forward(self, crops: Tensor) -> Tensor:
         """Logits of all cells."""

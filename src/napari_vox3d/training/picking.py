@@ -36,7 +36,7 @@ from napari_vox3d.training.unlabelled import LOOKS, Unlabelled
 
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
-_FINE_TUNING = 0.15  # of the rate of learning from random weights
+_FINE_TUNING = {"all": 0.15, "some": 0.5}  # of the rate of learning from random weights
 _FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
 
@@ -167,6 +167,9 @@ def train_picker(
             if {kind.name for kind in start.card.classes}.issuperset(names):
                 looks = (0.0, *LOOKS)  # it knows what it looks for
 
+        if beside is not None:
+            form.narrow(max(kind.radius for kind in kinds) / taken.voxel_size)
+
         def now() -> Model:
             return _model(form, name, kinds if beside is None else beside.kinds, taken)
 
@@ -180,7 +183,7 @@ def train_picker(
             looks=looks,
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
-            fine_tuning=start is not None,
+            slower=1.0 if start is None else _FINE_TUNING[labels],
             seed=seed,
             progress=reports.tell,
             on_step=on_step,
@@ -243,12 +246,13 @@ def _fit(
     outputs: int,
     look: Callable[[], Sequence[Tomogram]] | None,
     looks: Sequence[float],
-    fine_tuning: bool,
+    slower: float,
     seed: int,
     **calls: Any,
 ) -> int:
     """Train in place, and look at the tomograms anew now and then; gives the number of steps."""
-    rate = form.rate * (_FINE_TUNING if fine_tuning else 1)
+    fine_tuning = slower < 1
+    rate = slower * form.rate
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
     form.train()

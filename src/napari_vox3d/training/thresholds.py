@@ -116,6 +116,8 @@ class Confidence:
         (N,) picks at these thresholds that are not known particles.
     share
         (N,) particles among such picks of just these scores.
+    expected
+        Number of particles that are not known.
     """
 
     levels: NDArray[np.float64]
@@ -131,6 +133,7 @@ class Confidence:
         shown: Sequence[Picks],
         kind: ParticleClass,
         judges: Sequence[Picks] | None = None,
+        most: float = np.inf,
     ) -> Confidence:
         """Find out from candidates and known particles.
 
@@ -145,6 +148,8 @@ class Confidence:
             The class.
         judges
             Known particles that it was not trained on.
+        most
+            Number of other particles that there are at most, from another model.
         """
         heights, count = _heights(found, shown, kind)
         if judges is not None:
@@ -161,7 +166,8 @@ class Confidence:
         width = max(_LEAST_WIDTH, 0.9 * float(heights.std()) * len(heights) ** -0.2)  # Silverman's
         recall, picked = _above(heights, width) / count, _above(others, width)
         enough = recall >= _ENOUGH * recall.max()
-        expected = max(1.0, float((picked / np.maximum(recall, 1e-9))[enough].min()))
+        expected = float((picked / np.maximum(recall, 1e-9))[enough].min())
+        expected = max(1.0, min(expected, most))
         true, all_ = -expected * np.gradient(recall), _RARE - np.gradient(picked)
         share = isotonic_regression(true / all_, weights=all_).x  # the surer, the more are true
         return cls(_LEVELS, recall, picked, np.minimum(share, 1), expected)

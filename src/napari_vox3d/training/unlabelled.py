@@ -29,10 +29,10 @@ from napari_vox3d.training.picker_targets import Particles, Tomogram, particles_
 from napari_vox3d.training.thresholds import LOWEST, Confidence
 from napari_vox3d.volume import Volume
 
-LOOKS = (0.4, 0.7)  # shares of the training after which the tomograms are looked at
+LOOKS = (0.5, 0.75)  # shares of the training after which the tomograms are looked at
 _LOOKED_AT = 3 * 2**22  # voxels of the network: about 4 s of one core
 _MOST = 8  # particles taken, and traps set, for one that is shown: enough, and no runaway
-_SURE, _DOUBTFUL = 0.8, 0.3  # shares of particles from which on places count as such
+_SURE, _DOUBTFUL = 0.8, 0.6  # shares of particles; lower, and nothing tells them from others
 _ALIKE = 0.5  # mean score from which on a known class stands for a new one
 
 
@@ -75,6 +75,7 @@ class Unlabelled:
         self._volumes, self._regions, self.tomograms = [], [], list[Tomogram]()
         self._shown, self._judges, self._rejected = [], [], []
         self._learnt: list[Picks] = []  # those shown that are in the regions
+        self._most: dict[str, float] = {}  # others of each class that there may be
         for volume, given in examples:
             of_kinds = given.select(np.isin(given.labels, names))
             picks = of_kinds.kept
@@ -138,9 +139,13 @@ class Unlabelled:
 
     def _confidences(self, found: Sequence[Picks]) -> dict[str, Confidence]:
         """Confidence in each class; the thresholds follow."""
-        confidences = {
-            kind.name: Confidence.of(found, self._learnt, kind, self._judges) for kind in self.kinds
-        }
+        confidences = {}
+        for kind in self.kinds:
+            most = self._most.get(kind.name, np.inf)
+            seen = Confidence.of(found, self._learnt, kind, self._judges, most)
+            confidences[kind.name] = seen
+            if seen.recall.any():
+                self._most[kind.name] = seen.expected
         self.kinds = [
             kind.model_copy(update={"threshold": threshold})
             if (threshold := confidences[kind.name].threshold) is not None
