@@ -21,6 +21,7 @@ from qtpy.QtCore import QTimer, Signal
 from qtpy.QtWidgets import QProgressBar, QPushButton, QVBoxLayout, QWidget
 
 from napari_vox3d.errors import Cancelled, Vox3dError, as_sentence
+from napari_vox3d.gui.torch_loading import open_torch_libraries
 
 REFRESH = 100  # ms between two looks at a running job
 PACE = 50  # reports that the time left is estimated from
@@ -124,6 +125,7 @@ class BackgroundJob:
             return nullcontext()
         self.loading = True
         try:
+            open_torch_libraries()
             from napari_vox3d.inference.device import leave_a_core_free
         finally:
             self.loading = False
