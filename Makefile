@@ -17,8 +17,9 @@ lint: $(VENV)/ready
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
+# Speed and memory beside peers: one table, and docs/performance.md with its plot.
 bench: $(VENV)/ready
-	for script in benchmarks/*.py; do scripts/with_virtual_display $(BIN)/python $$script || exit 1; done
+	scripts/with_virtual_display $(BIN)/python -m benchmarks
 
 # Ten thousand damaged files, and the tests of robustness with thousands of cases: what became of
 # them, the slowest, and the memory that they took.

@@ -1,82 +1,111 @@
-"""Time and memory of opening a large tomogram, next to `mrcfile.mmap`.
+"""Opening a 4 GB tomogram in a napari window, beside mrcfile and napari by hand.
 
-A sparse float32 file of 4 GB is made in a temporary folder and opened by each reader in a process
-of its own; a reader's imports are done before its clock starts. Prints the median open time of
-several runs, and by how much the resident memory had grown after opening and after taking the
-central slice.
-
-    python benchmarks/open_mrc.py [--edge 1024] [--runs 7]
+The file is sparse: it takes no room on disk, and its planes come through the page cache as those
+of any file that was read before.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import statistics
-import subprocess
-import sys
+import os
 import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from statistics import median
+from typing import Any
 
-import mrcfile
 import numpy as np
 
-READERS = {
-    "napari_vox3d.read_volume": ("napari_vox3d.formats.mrc", "read({!r})[0].values"),
-    "mrcfile.mmap": ("mrcfile", "mmap({!r}).data"),
-}
-MEASURE = """
-import importlib, json, resource, sys, time
-import napari_vox3d.formats, numpy
+from benchmarks.harness import Row, compare, number, resident, times
 
-def resident():
-    with open("/proc/self/statm") as file:
-        return int(file.read().split()[1]) * resource.getpagesize() / 1e6
-
-module = importlib.import_module(sys.argv[1])
-getattr(module, sys.argv[2].split("(")[0])
-before, start = resident(), time.perf_counter()
-values = eval("module." + sys.argv[2])
-seconds, opened = time.perf_counter() - start, resident() - before
-float(values[values.shape[0] // 2].mean())
-print(json.dumps([seconds * 1e3, opened, resident() - before]))
-"""
+SIDE, SLICES = 1024, 50
 
 
-def make_tomogram(path: Path, edge: int) -> None:
-    """Write the header of an (edge, edge, edge) float32 tomogram and leave the rest a hole."""
-    with mrcfile.new(path, np.zeros((1, 1, 1), np.float32)) as file:
-        for name in ("nx", "ny", "nz", "mx", "my", "mz"):
-            file.header[name] = edge
-        file.header.cella = (edge * 10.0,) * 3
-    with path.open("r+b") as file:
-        file.truncate(1024 + 4 * edge**3)
-
-
-def measure(module: str, call: str) -> list[float]:
-    """Open once in a fresh process: milliseconds, MB after opening, MB after one slice."""
-    done = subprocess.run(
-        [sys.executable, "-c", MEASURE, module, call], capture_output=True, text=True, check=True
-    )
-    return json.loads(done.stdout)
-
-
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--edge", type=int, default=1024, help="voxels along each edge")
-    parser.add_argument("--runs", type=int, default=7)
-    options = parser.parse_args()
+def measure(quick: bool) -> Iterator[Row]:
+    """Show a tomogram and go through it."""
+    side = 256 if quick else SIDE
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "tomogram.mrc"
-        make_tomogram(path, options.edge)
-        print(f"{path.stat().st_size / 1e9:.2f} GB, float32, median of {options.runs} runs")
-        print(f"{'':26}{'open, ms':>10}{'MB':>8}{'MB, one slice':>16}")
-        for name, (module, call) in READERS.items():
-            runs = [measure(module, call.format(str(path))) for _ in range(options.runs)]
-            time, opened, sliced = map(statistics.median, zip(*runs, strict=True))
-            print(f"{name:26}{time:10.2f}{opened:8.1f}{sliced:16.1f}")
+        write_sparse(path, side)
+        what = f"{path.stat().st_size / 1e9:.1f} GB MRC"
+        found = compare({"ours": show_ours, "hand": show_by_hand}, str(path), rounds=3)
+    shown, extra, slices, last = np.median(found["ours"].answers, axis=0)
+    hand = np.median(found["hand"].answers, axis=0)
+    peer = "mrcfile and napari by hand"
+    yield Row(
+        f"open {what}: layer shown", peer, shown, "s", 1, 0.4, least=False,
+        said=f"{times(shown)} and {times(hand[0])}; again {times(last)} and {times(hand[3])}",
+        floor="what napari itself takes for a first layer, which it imports much for",
+    )  # fmt: skip
+    yield Row(
+        f"open {what}: more memory", peer, extra / 1e6, "MB", 200, None, least=False,
+        said=f"{number(extra / 1e6, 'MB')} and {number(hand[1] / 1e6, 'MB')}",
+    )  # fmt: skip
+    yield Row(
+        f"{what}: {SLICES} random slices", peer, 1000 * slices, "ms", 50, None, least=False,
+        said=f"median {times(slices)} and {times(hand[2])}",
+    )  # fmt: skip
 
 
-if __name__ == "__main__":
-    main()
+def show_ours(path: str) -> Callable[[], Any]:
+    """Open with this package's reader."""
+    return _show(lambda viewer: viewer.open(path, plugin="napari-vox3d"))
+
+
+def show_by_hand(path: str) -> Callable[[], Any]:
+    """Open as one would in a notebook."""
+    import mrcfile
+
+    def add(viewer: Any) -> None:
+        file = mrcfile.mmap(path, mode="r")
+        size = float(file.voxel_size.x)
+        viewer.add_image(file.data, scale=3 * (size,), name="tomogram")
+
+    return _show(add)
+
+
+def _show(add: Callable[[Any], Any]) -> Callable[[], Any]:
+    import napari
+    from napari.qt import get_qapp
+
+    viewer = napari.Viewer(show=True)
+    canvas = viewer.window._qt_viewer.canvas._scene_canvas
+
+    def draw() -> None:
+        get_qapp().processEvents()
+        canvas.render()
+
+    def opened() -> float:
+        start = time.perf_counter()
+        add(viewer)
+        draw()
+        return time.perf_counter() - start
+
+    def show() -> list[float]:
+        before = resident()
+        first = opened()
+        extra = resident() - before
+        viewer.layers.clear()
+        again = opened()
+        lasted = []
+        depth = viewer.layers[0].data.shape[0]
+        for z in np.random.default_rng(0).integers(0, depth, SLICES):
+            start = time.perf_counter()
+            viewer.dims.set_current_step(0, int(z))
+            draw()
+            lasted.append(time.perf_counter() - start)
+        return [first, extra, median(lasted), again]
+
+    draw()
+    return show
+
+
+def write_sparse(path: Path, side: int) -> None:
+    """Write the header of a float32 tomogram with 10 Å voxels, and its data as a hole."""
+    import mrcfile
+
+    with mrcfile.new_mmap(path, (1, 8, 8), mrc_mode=2) as file:
+        file.header.nz = file.header.mz = side
+        file.header.ny = file.header.my = file.header.nx = file.header.mx = side
+        file.header.cella = (side * 10.0,) * 3
+    os.truncate(path, 1024 + 4 * side**3)

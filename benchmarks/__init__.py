@@ -1,0 +1,1 @@
+"""Speed and memory beside what else does the same work; `python -m benchmarks` runs all."""

@@ -1,0 +1,155 @@
+"""ELF networks on a cubic cell, beside the plain module of FlatResNet3D in PyTorch.
+
+The weights of the production size are random; they take the same time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.harness import Row, compare, number, ratio, times
+
+EDGE, LARGE = 48, 128
+CELL = 9.6  # Å
+STREAMED = 0.5e9  # bytes that a large grid may take
+
+
+def measure(quick: bool) -> Iterator[Row]:
+    """Run the production size and the default model."""
+    edge, large = (16, 32) if quick else (EDGE, LARGE)
+    works = {"plain": plain, "float32": in_float32, "bfloat16": in_bfloat16, "default": default}
+    found = compare(works, edge, rounds=2, calls=2)
+    module = found["plain"]
+    work = 4.233e6 * edge**3
+    floor = (
+        f"{2 * work / 1e12:.2g} TFLOP: {times(2 * work / peak_flops())} at the "
+        f"{peak_flops() / 1e9:.0f} GFLOP/s that a product of matrices reaches here"
+    )
+    for kind, must, aim in (("float32", 1.0, 1.3), ("bfloat16", 2.3, 3.0)):
+        ours = found[kind]
+        change = np.abs(np.array(ours.answer) - module.answer).max()
+        yield Row(
+            f"FlatResNet3D production {edge}³, {kind}", "plain PyTorch module, float32",
+            ratio(module, ours), "×", must, aim,
+            said=f"{times(ours.typical)} and {times(module.typical)}; ELF differs by {change:.1g}",
+            floor=floor,
+        )  # fmt: skip
+    ours = found["default"]
+    yield Row(
+        f"default ELF model {edge}³, from the atoms", "FlatResNet3D production, plain",
+        ratio(module, ours), "×", 5, 20,
+        said=f"{times(ours.typical)} and {times(module.typical)}",
+    )  # fmt: skip
+
+    # activations do not add up over blocks, so one block has the peak of sixteen
+    found = compare({"plain": plain_block, "ours": our_block}, large, rounds=1)
+    module, ours = found["plain"], found["ours"]
+    one = 4 * 32 * large**3
+    yield Row(
+        f"FlatResNet3D {large}³, peak memory", "plain PyTorch module",
+        ours.memory / module.memory, "×", 0.6, None, least=False,
+        said=f"{number(ours.memory / 1e6, 'MB')} and {number(module.memory / 1e6, 'MB')}",
+        floor=f"two activations of {number(one / 1e6, 'MB')}",
+    )  # fmt: skip
+
+
+def peak_flops() -> float:
+    """Floating-point operations a second of a large product of matrices."""
+    import time
+
+    import torch
+
+    matrix = torch.rand(1536, 1536)
+    matrix @ matrix
+    start = time.perf_counter()
+    for _ in range(4):
+        matrix @ matrix
+    return 4 * 2 * 1536**3 / (time.perf_counter() - start)
+
+
+def plain(edge: int) -> Callable[[], Any]:
+    """One pass of the plain module."""
+    return _plain_pass(edge, 16, 4)
+
+
+def plain_block(edge: int) -> Callable[[], Any]:
+    """One pass of one block."""
+    return _plain_pass(edge, 1, 1)
+
+
+def in_float32(edge: int) -> Callable[[], Any]:
+    """One pass of ours, in slabs and with reports of progress, as `predict_elf` makes it."""
+    return _our_pass(edge, "float32", 16, 4)
+
+
+def in_bfloat16(edge: int) -> Callable[[], Any]:
+    """The same in half the bits."""
+    return _our_pass(edge, "bfloat16", 16, 4)
+
+
+def our_block(edge: int) -> Callable[[], Any]:
+    """One pass of one block."""
+    return _our_pass(edge, "float32", 1, 1)
+
+
+def default(edge: int) -> Callable[[], Any]:
+    """Predict with the default model, superposition of the atoms included."""
+    from ase.build import bulk
+
+    import napari_vox3d as vox
+
+    crystal = bulk("MgO", "rocksalt", 4.21, cubic=True)
+    return lambda: float(vox.predict_elf(crystal, shape=3 * (edge,)).values.mean())
+
+
+def _inputs(edge: int) -> Any:
+    import torch
+
+    torch.manual_seed(1)
+    return torch.rand(1, 1, edge, edge, edge)
+
+
+def _ours(blocks: int, every: int) -> Any:
+    import torch
+
+    from napari_vox3d.networks import ELFPredictor
+
+    torch.manual_seed(0)
+    return ELFPredictor(blocks=blocks, attention_every=every).eval()
+
+
+def _our_pass(edge: int, precision: str, blocks: int, every: int) -> Callable[[], Any]:
+    import torch
+
+    from napari_vox3d.inference.elf_pass import run_whole_cell
+
+    network, inputs = _ours(blocks, every), _inputs(edge)
+    dtype = getattr(torch, precision)
+
+    def run() -> list[float]:
+        elf, _ = run_whole_cell(network, inputs, dtype, np.eye(3) * CELL, lambda done, total: None)
+        return _sampled(elf)
+
+    return run
+
+
+def _plain_pass(edge: int, blocks: int, every: int) -> Callable[[], Any]:
+    import torch
+
+    from benchmarks.plain_flat_resnet import FlatResNet3D
+
+    network, inputs = FlatResNet3D(blocks, every).eval(), _inputs(edge)
+    network.load_state_dict(_ours(blocks, every).net.state_dict())
+
+    def run() -> list[float]:
+        with torch.no_grad():
+            return _sampled(network(inputs)[0, 0].numpy())
+
+    return run
+
+
+def _sampled(elf: Any) -> list[float]:
+    return elf.ravel()[:: max(1, elf.size // 4096)].tolist()
