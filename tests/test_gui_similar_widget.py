@@ -174,7 +174,7 @@ def test_more_are_found_shown_by_threshold_and_saved(qtbot, opened, tmp_path, mo
     positions = picks_from_layer(found, VOLUME).positions
     rest = PICKS.positions[BALLS[8:]]
     hit = np.linalg.norm(rest[:, None] - positions, axis=2).min(axis=1) < 40
-    assert hit.mean() > 0.8
+    assert hit.mean() > 0.7
     known = np.linalg.norm(PICKS.positions[BALLS[:8], None] - positions, axis=2)
     assert known.min() > 70  # those of the layer that were not selected are not new either
     count = len(found.data)
@@ -249,6 +249,7 @@ def test_foreign_points_without_classes(qtbot, opened):
     press(qtbot, widget.sort)
     assert widget.table.item(0, 1).text() == ""
     widget.by_class.changed.emit(True)
+    assert np.allclose(points.face_color, 1)
 
 
 def test_it_opens_in_the_window(make_napari_viewer, qtbot):

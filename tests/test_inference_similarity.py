@@ -8,7 +8,6 @@ import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError
 from napari_vox3d.inference.candidates import MeanParticle, in_memory
 from napari_vox3d.inference.embedding import Embedder, window
-from napari_vox3d.inference.similarity import parting
 from napari_vox3d.models import EmbeddingInput
 from napari_vox3d.provenance import Run
 
@@ -129,7 +128,7 @@ def test_more_of_a_kind_are_found():
     assert said[-1] == 1
     everything = vox.find_similar(VOLUME, balls.select(range(6)), TINY, candidates=60, threshold=-9)
     assert len(everything) == 60
-    kept = everything.select(everything.scores >= everything.metadata["threshold"])
+    kept = everything.select(everything.scores >= 0.8)
     np.testing.assert_array_equal(kept.positions, found.positions)
 
 
@@ -180,15 +179,6 @@ def test_likeness_is_none_for_the_mean_and_one_for_the_examples(vectors):
 
 def test_likeness_of_identical_vectors_is_a_number():
     assert np.isfinite(vox.likeness(np.ones((4, 3)), np.ones((1, 3)))).all()
-
-
-def test_parting_lies_between_two_kinds():
-    rng = np.random.default_rng(0)
-    found = np.concatenate([rng.normal(0, 0.1, 300), rng.normal(0.9, 0.15, 30)])
-    assert 0.3 < parting(found, rng.normal(0.9, 0.15, 10)) < 0.7
-    nothing = rng.normal(0, 0.1, 300)
-    assert parting(nothing, rng.normal(1, 0.1, 10)) > 0.25
-    assert parting(np.array([0.2]), np.array([1.0])) == 0.5
 
 
 def test_clusters_are_kinds_and_the_largest_comes_first(vectors):

@@ -44,10 +44,11 @@ TOO_SMALL = ("1s3x", "3gl1", "3h84", "3qm1")  # seen as one dot or not at all
 SAME = {"4v4r": "ribosome", "5mrc": "ribosome", "6qzp": "ribosome"}
 SHAPES, TOMOGRAMS = 150, 35
 NETWORK = NetworkSpec(
-    name="EncoderNet3d", arguments={"channel": 12, "layers": [1, 1, 2], "out_length": 32}
+    name="EncoderNet3d", arguments={"channel": 16, "layers": [1, 2], "out_length": 32}
 )
-INPUT = EmbeddingInput(voxel_size=15.0, normalisation="robust", edge=24)
-MARGIN = 2  # voxels that a crop may be shifted by
+INPUT = EmbeddingInput(voxel_size=30.0, normalisation="robust", edge=12)
+CROP = 28  # voxels of half the size along an edge: room for shifts by half a voxel
+TAPS = (0.25, 0.5, 0.25)  # make a voxel of three of half the size, as `NetworkView` would
 NOTHING = -1  # label of places without a particle
 KINDS, EACH, EMPTY = 14, 4, 6  # of a batch: kinds of particles, crops of each, empty places
 TEMPERATURE, RATE, SEED = 0.1, 2e-3, 0
@@ -86,8 +87,8 @@ def crops(volume: Volume, picks: Picks, rng: np.random.Generator) -> tuple[Array
     distance = np.linalg.norm(empty[:, None] - picks.positions, axis=2).min(1)
     empty = empty[distance > 150][:30]
     places = np.concatenate([picks.positions, empty])
-    view = NetworkView.of(volume, INPUT.voxel_size, INPUT.normalisation)
-    values = cut_out(view, view.from_index(places / volume.voxel_size), INPUT.edge + 2 * MARGIN)
+    view = NetworkView.of(volume, INPUT.voxel_size / 2, INPUT.normalisation)
+    values = cut_out(view, view.from_index(places / volume.voxel_size), CROP)
     return values, [*picks.labels.tolist(), *[""] * len(empty)]
 
 
@@ -138,10 +139,14 @@ class Scene(NamedTuple):
         return rng.permutation(np.flatnonzero(self.labels == label))[:most]
 
     def _varied(self, number: int, rng: np.random.Generator, turned: bool) -> Array:
-        begin = rng.integers(0, 2 * MARGIN + 1, 3)
-        part = self.values[(number, *(slice(b, b + INPUT.edge) for b in begin))]
+        size = 2 * INPUT.edge
+        part = self.values[number].astype(np.float32)
+        for axis, begin in enumerate(rng.integers(0, CROP - size, 3)):
+            along = np.moveaxis(part, axis, 0)
+            taps = [tap * along[begin + n : begin + n + size : 2] for n, tap in enumerate(TAPS)]
+            part = np.moveaxis(sum(taps), 0, axis)
         part = np.flip(part, np.flatnonzero(rng.random(3) < 0.5))
-        return (part.swapaxes(1, 2) if turned else part).astype(np.float32)
+        return part.swapaxes(1, 2) if turned else part
 
 
 def contrastive(vectors: Tensor, labels: Tensor) -> Tensor:

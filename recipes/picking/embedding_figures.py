@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from math import comb
 from pathlib import Path
 
@@ -16,6 +16,8 @@ from napari_vox3d import Picks, Volume
 from napari_vox3d.formats import write_aside
 from napari_vox3d.inference.candidates import MeanParticle, in_memory
 from napari_vox3d.inference.embedding import Embedder, cut_out, window
+from napari_vox3d.inference.similarity import CANDIDATES, THRESHOLD
+from napari_vox3d.inference.tiles import NetworkView
 from napari_vox3d.models import MetricTable, Model
 from napari_vox3d.training.evaluation import threshold_curve
 from napari_vox3d.training.simulation import Template, simulate_tomogram
@@ -39,13 +41,15 @@ def figures(
         embedder = Embedder(volume, model, device="cpu")
         described: dict[str, Callable[[], Array]] = {
             "this model": lambda v=volume, t=truth: vox.embed_picks(v, t, model, device="cpu"),
-            "correlation, low-passed": lambda e=embedder, t=truth: low_passed(e, t),
+            "correlation, low-passed": lambda v=volume, t=truth: low_passed(v, t),
             "chance": lambda t=truth: np.random.default_rng(0).normal(size=(len(t), 32)),
         }
         for name, describe in described.items():
             rows.append({"projection SNR": snr, "method": name, **grouped(describe(), truth)})
-            if name != "chance":
-                rows[-1] |= searched(volume, truth, model, by_model=name == "this model")
+            if name == "this model":
+                rows[-1] |= searched(volume, truth, model)
+            elif name != "chance":
+                rows[-1] |= filtered(embedder, truth)
             print(rows[-1], flush=True)
     return [
         MetricTable(
@@ -54,9 +58,10 @@ def figures(
             "CAND1–CUL1–RBX1), with seven others as distractors. Precision of the "
             f"{NEAREST} nearest picks and purity and adjusted Rand index of five clusters: true "
             f"positions of the five. F1: particles like {EXAMPLES} random ones in the whole "
-            "tomogram, the ten left out, at the suggested threshold and at the best one; picks "
-            "match within half the radius; means over the five. Correlation: cubes smoothed by "
-            "15 Å, and their mean as a filter. One training run, one tomogram for each SNR.",
+            "tomogram, the ten left out, at the default threshold and at the best one; picks "
+            "match within half the radius; means over the five. Correlation: cubes of 15 Å "
+            "voxels, smoothed by one of them; for F1, the mean of the examples as a filter. One "
+            "training run, one tomogram for each SNR.",
             rows=rows,
         )
     ]
@@ -82,12 +87,14 @@ def tomogram(
     return volume, truth
 
 
-def low_passed(embedder: Embedder, picks: Picks) -> Array:
-    """Cubes as vectors whose products are their correlations."""
-    centres = embedder.view.from_index(picks.indices)
-    soft = window(embedder.edge)
-    cubes = [gaussian_filter(cube, 1) for cube in cut_out(embedder.view, centres, embedder.edge)]
-    vectors = np.stack([((cube - np.average(cube, weights=soft)) * soft).ravel() for cube in cubes])
+def low_passed(volume: Volume, picks: Picks) -> Array:
+    """Smoothed cubes as vectors, whose products are their correlations."""
+    view = NetworkView.of(volume, 15.0, "robust")
+    soft = window(24)
+    cubes = cut_out(view, view.from_index(picks.indices), 24)
+    cubes = np.stack([gaussian_filter(cube, 1) for cube in cubes])
+    means = (cubes * soft).sum(axis=(1, 2, 3), keepdims=True) / soft.sum()
+    vectors = ((cubes - means) * soft).reshape(len(cubes), -1)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
@@ -120,47 +127,51 @@ def adjusted_rand(table: NDArray[np.integer]) -> float:
     return (both - expected) / ((rows + columns) / 2 - expected)
 
 
-def searched(volume: Volume, truth: Picks, model: Model, by_model: bool) -> Row:
-    """F1 of searches from ten examples of each protein, and the seconds of one."""
+def parted(truth: Picks) -> Iterator[tuple[str, Picks, Picks]]:
+    """Ten random examples of each protein, and the rest."""
     rng = np.random.default_rng(0)
-    suggested, best, seconds = [], [], []
     for name in HELD_OUT:
         particles = truth.of_class(name)
         order = rng.permutation(len(particles))
-        examples = particles.select(order[:EXAMPLES])
-        rest = particles.select(order[EXAMPLES:])
+        yield name, particles.select(order[:EXAMPLES]), particles.select(order[EXAMPLES:])
+
+
+def searched(volume: Volume, truth: Picks, model: Model) -> Row:
+    """F1 of searches from ten examples of each protein, and the seconds of one."""
+    suggested, best, seconds = [], [], []
+    for name, examples, rest in parted(truth):
         began = time.process_time()
-        if by_model:
-            found = vox.find_similar(volume, examples, model, threshold=-np.inf, device="cpu")
-            seconds.append(time.process_time() - began)
-            sure = found.select(found.scores >= found.metadata["threshold"])
-            suggested.append(f1(sure, rest))
-        else:
-            found = by_filter(volume, examples, model)
-        curve = threshold_curve(found, rest, name)
-        best.append(0.0 if curve is None else float(curve.f.max()))
-        print(volume.name, name, by_model, len(rest), suggested[-1:], best[-1], flush=True)
-    row: Row = {"best F1": round(float(np.mean(best)), 3)}
-    if by_model:
-        row |= {"F1": round(float(np.mean(suggested)), 3), "CPU-s": round(np.mean(seconds), 1)}
-    return row
+        found = vox.find_similar(volume, examples, model, threshold=-np.inf, device="cpu")
+        seconds.append(time.process_time() - began)
+        sure = found.select(found.scores >= THRESHOLD)
+        suggested.append(vox.evaluate_picks(sure, rest).classes[name].f)
+        best.append(best_f1(found, rest))
+        print(volume.name, name, len(rest), round(suggested[-1], 3), round(best[-1], 3), flush=True)
+    return {
+        "F1": round(float(np.mean(suggested)), 3),
+        "best F1": round(float(np.mean(best)), 3),
+        "CPU-s": round(float(np.mean(seconds)), 1),
+    }
 
 
-def f1(found: Picks, rest: Picks) -> float:
-    """F1 of one class."""
-    return vox.evaluate_picks(found, rest).classes[rest.classes[0]].f
-
-
-def by_filter(volume: Volume, examples: Picks, model: Model) -> Picks:
-    """Baseline: peaks of the mean example as a filter."""
-    embedder = Embedder(volume, model, device="cpu")
+def filtered(embedder: Embedder, truth: Picks) -> Row:
+    """Baseline: peaks of the mean example as a filter, and its answers as scores."""
     view = in_memory(embedder.view, lambda *_: None)
-    known = embedder.view.from_index(examples.indices)
-    mean = MeanParticle(view, known, embedder.edge)
-    places = mean.peaks(1.5 * float(np.median(examples.radii)) / embedder.voxel_size, 600)
-    return Picks.from_indices(
-        view.to_index(places),
-        np.full(len(places), examples.classes[0]),
-        voxel_size=10.0,
-        scores=mean.answers(places),
-    )
+    best = []
+    for name, examples, rest in parted(truth):
+        mean = MeanParticle(view, view.from_index(examples.indices), embedder.edge)
+        places = mean.peaks(1.5 * HELD_OUT[name] / embedder.voxel_size, CANDIDATES)
+        found = Picks.from_indices(
+            view.to_index(places),
+            np.full(len(places), name),
+            voxel_size=10.0,
+            scores=mean.answers(places),
+        )
+        best.append(best_f1(found, rest))
+    return {"best F1": round(float(np.mean(best)), 3)}
+
+
+def best_f1(found: Picks, rest: Picks) -> float:
+    """F1 at the best threshold."""
+    curve = threshold_curve(found, rest, rest.classes[0])
+    return 0.0 if curve is None else float(curve.f.max())

@@ -13,7 +13,7 @@ import typer
 import napari_vox3d as vox
 from napari_vox3d.cli_batch import Contrast
 from napari_vox3d.errors import Vox3dError
-from napari_vox3d.terminal import Device, Format, one_line_errors, out, progress_bar, save_picks
+from napari_vox3d.terminal import Device, Format, one_line_errors, progress_bar, save_picks
 
 if TYPE_CHECKING:
     from napari_vox3d.picks import Picks
@@ -40,9 +40,8 @@ def similar(
         typer.Option(help="Choose from these picks. Default: look everywhere in the tomogram."),
     ] = None,
     threshold: Annotated[
-        float | None,
-        typer.Option(help="Least likeness: 1 is like the mean example. Default: found out."),
-    ] = None,
+        float, typer.Option(help="Least likeness: 1 is like the mean example.")
+    ] = 0.8,
     min_distance: Annotated[
         float | None, typer.Option(help="Å between picks. Default: 1.5 times the radius.")
     ] = None,
@@ -74,7 +73,6 @@ def similar(
                 progress=progress,
             )
         save_picks(output, found, file_format)
-    out.print(f"Suggested threshold: {found.metadata['threshold']:.2f}", highlight=False)
 
 
 def cluster(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,17 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from magicgui.widgets import FloatSlider, PushButton
 from napari.layers import Layer, Points
-from qtpy.QtCore import Qt
-from qtpy.QtWidgets import (
-    QAbstractItemView,
-    QHeaderView,
-    QPushButton,
-    QTableWidget,
-    QTableWidgetItem,
-    QWidget,
-)
+from qtpy.QtWidgets import QPushButton, QWidget
 
-import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import class_colours
 from napari_vox3d.gui.controls import (
@@ -42,11 +34,13 @@ from napari_vox3d.gui.layers import (
     volume_from_layer,
 )
 from napari_vox3d.gui.live_picks import replace_points
+from napari_vox3d.gui.looks import LIKENESS, LikenessTable, Looks, group, rank, search
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.gui.workers import RunControl
 from napari_vox3d.picks import Picks
+from napari_vox3d.provenance import Run
 
 if TYPE_CHECKING:
     import napari
@@ -58,7 +52,8 @@ SELECT_FIRST = (
     "Select some picks of the kind that you mean first: press 3 on the canvas and click them, "
     "with Shift for several."
 )
-CLUSTER, CLASS, LIKENESS = "cluster", "class", "likeness"  # features of the points
+THRESHOLD = 0.8  # as `find_similar` takes it, without torch
+CLUSTER, CLASS = "cluster", "class"  # features of the points
 CLEAREST = "as is clearest"
 
 
@@ -101,16 +96,7 @@ class FindSimilar(QWidget):
             self._start_ranking,
             "List all picks of the layer, those least like the selected ones first.",
         )
-        self.table = QTableWidget(
-            columnCount=2, toolTip="Picks by rising likeness to those that were selected: 0 is "
-            "like any pick of the layer, 1 like the mean of the selected ones. Choose rows to see "
-            "them and to select them in the layer.",
-        )  # fmt: skip
-        self.table.setHorizontalHeaderLabels(["likeness", "class"])
-        self.table.horizontalHeader().setSectionResizeMode(QHeaderView.ResizeMode.Stretch)
-        self.table.setSelectionBehavior(QAbstractItemView.SelectionBehavior.SelectRows)
-        self.table.setEditTriggers(QAbstractItemView.EditTrigger.NoEditTriggers)
-        self.table.verticalHeader().hide()
+        self.table = LikenessTable()
         self.set_aside = PushButton(
             text="Set selected aside",
             tooltip="Move the selected picks to a hidden layer, so that nothing is lost.",
@@ -122,7 +108,7 @@ class FindSimilar(QWidget):
             "examples.",
         )
         self.threshold = FloatSlider(
-            value=0.5, min=-0.5, max=1.5, step=0.01,
+            value=THRESHOLD, min=-0.5, max=1.5, step=0.01,
             tooltip="Likeness that a found pick needs; applied at once.",
         )  # fmt: skip
         self.result = note()
@@ -144,7 +130,7 @@ class FindSimilar(QWidget):
         self.volume.changed.connect(self._refresh)
         self.as_class.changed.connect(self._take_clusters)
         self.by_class.changed.connect(lambda: _colour(self.picks.value, CLASS))
-        self.table.itemSelectionChanged.connect(self._show_rows)
+        self.table.chosen.connect(self._show_rows)
         self.set_aside.changed.connect(self._set_aside)
         self.threshold.changed.connect(self._apply_threshold)
         self.save.changed.connect(self._ask_and_save)
@@ -236,7 +222,7 @@ class FindSimilar(QWidget):
         layer, volume, picks = self._chosen()
         self._lock(self.cluster)
         self.cluster.run(
-            _group, self._looks, volume, picks, self.count.value or None, **self._options(),
+            group, self._looks, volume, picks, self.count.value or None, **self._options(),
             then=partial(self._show_clusters, layer, volume, picks),
         )  # fmt: skip
 
@@ -247,7 +233,7 @@ class FindSimilar(QWidget):
             raise Vox3dError(SELECT_FIRST)
         self._lock(self.sort)
         self.sort.run(
-            _rank, self._looks, volume, picks, chosen, **self._options(),
+            rank, self._looks, volume, picks, chosen, **self._options(),
             then=partial(self._show_ranking, layer, volume, picks),
         )  # fmt: skip
 
@@ -256,7 +242,7 @@ class FindSimilar(QWidget):
         chosen = sorted(layer.selected_data)
         self._lock(self.find)
         self.find.run(
-            _search, volume, picks.select(chosen) if chosen else picks, **self._options(),
+            search, volume, picks.select(chosen) if chosen else picks, **self._options(),
             then=partial(self._show_found, volume, picks),
         )  # fmt: skip
 
@@ -312,38 +298,20 @@ class FindSimilar(QWidget):
             return
         layer.features = layer.features.assign(**{LIKENESS: found})
         self._ranked = layer
-        self._fill_table()
+        self.table.fill(layer.features)
         self._refresh()
         self.result.setText("The picks least like those selected come first.")
 
-    def _fill_table(self) -> None:
-        features = self._ranked.features
-        labels = features.get(CLASS, features.get("label"))
-        self.table.blockSignals(True)
-        self.table.clearContents()
-        self.table.setRowCount(len(features))
-        for row, n in enumerate(np.argsort(features[LIKENESS].to_numpy(float))):
-            item = QTableWidgetItem(f"{features[LIKENESS].iloc[n]:.2f}")
-            item.setData(Qt.ItemDataRole.UserRole, int(n))
-            self.table.setItem(row, 0, item)
-            label = "" if labels is None else str(labels.iloc[n])
-            self.table.setItem(row, 1, QTableWidgetItem(label))
-        self.table.clearSelection()
-        self.table.blockSignals(False)
-
-    def _show_rows(self) -> None:
-        """Select the picks of the rows that are chosen, and bring the last one into view."""
+    def _show_rows(self, chosen: list[int]) -> None:
+        """Select the picks that are chosen in the table, and bring the first into view."""
         layer = self._ranked
         if layer not in self._viewer.layers or len(layer.data) != self.table.rowCount():
             self.result.setText("The picks were changed since; sort them again.")
             return
-        rows = {item.row() for item in self.table.selectedItems()}
-        chosen = {self.table.item(row, 0).data(Qt.ItemDataRole.UserRole) for row in rows}
-        layer.selected_data = chosen
+        layer.selected_data = set(chosen)
         self._viewer.layers.selection.active = layer
-        if self.table.currentRow() in rows:
-            current = self.table.item(self.table.currentRow(), 0).data(Qt.ItemDataRole.UserRole)
-            point = np.asarray(layer.data_to_world(layer.data[current]))
+        if chosen:
+            point = np.asarray(layer.data_to_world(layer.data[chosen[0]]))
             others = self._viewer.dims.point[: -len(point)]
             self._viewer.dims.point = (*others, *point)
             self._viewer.scene.camera.center = tuple(point[-3:])
@@ -368,7 +336,7 @@ class FindSimilar(QWidget):
             self._viewer.add_layer(Layer.create(data, looks | place, kind))
         layer.remove_selected()
         self._viewer.layers.selection.active = layer
-        self._fill_table()
+        self.table.fill(layer.features)
         self.result.setText(f"{len(chosen)} picks are in {name!r} now, {len(layer.data)} left.")
 
     # --- more ----------------------------------------------------------------------------------
@@ -377,17 +345,15 @@ class FindSimilar(QWidget):
         """Show what was found beside the picks that were there."""
         from scipy.spatial import cKDTree
 
-        self._examined = volume
         reach = 75.0 if known.radii is None else float(np.median(known.radii))
         new = cKDTree(known.positions).query(found.positions)[0] > reach
-        self._found = found.select(new)
-        suggested = float(found.metadata["threshold"])
-        low, high = (-0.5, 1.5) if not len(found) else np.quantile(found.scores, (0, 1)).tolist()
-        self.threshold.min, self.threshold.max = -10, 10  # whatever the value is now
-        self.threshold.value = float(np.clip(round(suggested, 2), -10, 10))
-        self.threshold.min = round(min(low, suggested), 2) - 0.01
-        self.threshold.max = round(max(high, suggested), 2) + 0.01
-        self._shown = None
+        low, high = np.quantile(found.scores, (0, 1)) if len(found) else (0.0, 1.0)
+        self._found = self._shown = None  # the slider moves no picks yet
+        self.threshold.min, self.threshold.max = -1e6, 1e6  # whatever the value is now
+        self.threshold.value = THRESHOLD
+        self.threshold.min = round(min(float(low), THRESHOLD), 2) - 0.01
+        self.threshold.max = round(max(float(high), THRESHOLD), 2) + 0.01
+        self._found, self._examined = found.select(new), volume
         self._apply_threshold()
         self._refresh()
 
@@ -396,6 +362,11 @@ class FindSimilar(QWidget):
         if self._found is None:
             return
         picks = self._found.select(self._found.scores >= self.threshold.value)
+        run = Run.from_metadata(picks.metadata)
+        if run is not None:
+            arguments = {**run.arguments, "threshold": round(self.threshold.value, 4)}
+            run = replace(run, arguments=arguments)
+            picks = replace(picks, metadata={**picks.metadata, **run.as_metadata()})
         label = next(iter(self._found.classes), "particle")
         name = f"more like {label}"
         data, looks, kind = picks_layer(picks, self._examined, classes=[label], name=name)
@@ -419,49 +390,12 @@ class FindSimilar(QWidget):
             self.result.setText("Saved " + ", ".join(file.name for file in written) + ".")
 
 
-class Looks:
-    """What picks look like, kept, so that only new ones are looked at."""
-
-    def __init__(self) -> None:
-        self._of: tuple[Any, ...] = ()
-        self._volume: Volume | None = None
-        self._known: dict[bytes, np.ndarray] = {}
-
-    def __call__(self, volume: Volume, picks: Picks, *, progress: Any, **options: Any) -> Any:
-        """(N, D) vectors of the picks; see `embed_picks`."""
-        of = (volume.step.tobytes(), volume.origin.tobytes(), *sorted(options.items()))
-        same = self._volume is not None and self._volume.values is volume.values
-        if not same or of != self._of:
-            self._known, self._of, self._volume = {}, of, volume
-        places = [position.tobytes() for position in picks.positions]
-        new = [n for n, place in enumerate(places) if place not in self._known]
-        found = vox.embed_picks(volume, picks.select(new), progress=progress, **options)
-        self._known |= dict(zip((places[n] for n in new), found, strict=True))
-        return np.stack([self._known[place] for place in places])
-
-
-def _group(
-    looks: Looks, volume: Volume, picks: Picks, count: int | None, **options: Any
-) -> np.ndarray:
-    count = None if count is None else min(count, len(picks))
-    return vox.cluster_picks(looks(volume, picks, **options), count)
-
-
-def _rank(
-    looks: Looks, volume: Volume, picks: Picks, chosen: list[int], **options: Any
-) -> np.ndarray:
-    vectors = looks(volume, picks, **options)
-    return vox.likeness(vectors, vectors[chosen])
-
-
-def _search(volume: Volume, examples: Picks, **options: Any) -> Picks:
-    return vox.find_similar(volume, examples, threshold=-np.inf, **options)
-
-
 def _colour(layer: Points, feature: str) -> None:
-    """Colour points by a feature of theirs."""
-    names = layer.features[feature].dropna().astype(str)
+    """Colour points by a feature of theirs, if they have it."""
     layer.face_color = "white"  # a cycle of colours cannot be changed while it is in use
+    if feature not in layer.features:
+        return
+    names = layer.features[feature].dropna().astype(str)
     ordered = sorted(names.unique()) if feature == CLUSTER else names.unique().tolist()
     layer.face_color_cycle = class_colours(ordered)
     layer.face_color = feature

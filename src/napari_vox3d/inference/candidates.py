@@ -84,7 +84,8 @@ class MeanParticle:
         peaks = np.argwhere((maximum_filter(answer, 3) == answer) & (answer > 0))
         peaks = peaks[np.argsort(-answer[tuple(peaks.T)], kind="stable")]
         middle = (edge - 1) // 2 - (edge - 1) / 2  # that of an even cube lies between voxels
-        return _apart(peaks + middle, self._known, least, most)
+        places = peaks + _tops(answer, peaks) + middle
+        return _apart(places, self._known, least, most)
 
 
 def in_memory(view: NetworkView, progress: Progress) -> NetworkView:
@@ -103,6 +104,18 @@ def in_memory(view: NetworkView, progress: Progress) -> NetworkView:
         binning=view.scale,
         whole=None,
     )
+
+
+def _tops(values: Array, peaks: NDArray[np.intp]) -> NDArray[np.float64]:
+    """Where the parabolas through peaks (N, 3) and their neighbours have their tops, from there."""
+    inner = np.pad(values, 1, mode="edge")
+    here = values[tuple(peaks.T)]
+    shifts = np.zeros(peaks.shape)
+    for axis, step in enumerate(np.eye(3, dtype=int)):
+        before, after = (inner[tuple((peaks + 1 + sign * step).T)] for sign in (-1, 1))
+        bend = np.maximum(2 * here - before - after, 1e-12)
+        shifts[:, axis] = np.clip((after - before) / (2 * bend), -0.5, 0.5)
+    return shifts
 
 
 def _even(cube: Array) -> Array:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     from napari_vox3d.progress import Progress
 
 CANDIDATES = 600  # places that are looked at closely
-SUGGESTED = "threshold"  # in metadata: the likeness that tells particles from the rest
+THRESHOLD = 0.8  # likeness: four in five of the examples have it
+_ANYTHING = 1e6  # less than any likeness, and a number that scripts can hold
 _MOST_GROUPS = 8
 _LOOKED_AT = 1500  # picks whose distances are computed, of very many
 
@@ -34,7 +35,7 @@ def find_similar(
     model: str | Path | Model = "default",
     *,
     among: Picks | None = None,
-    threshold: float | None = None,
+    threshold: float = THRESHOLD,
     min_distance: float | None = None,
     candidates: int = CANDIDATES,
     device: str = "auto",
@@ -53,13 +54,14 @@ def find_similar(
     volume
         The tomogram, (z, y, x), of any real type.
     picks
-        Examples in it, all of one kind; ten are good, and five can do.
+        Examples in it, all of one kind; ten are good, and five can do. Rejected ones do not count,
+        here and in `among`.
     model
         Name from `list_models`, path of a model, or a `Model`, for embedding.
     among
         Picks to choose from. Default: look everywhere.
     threshold
-        Least likeness. Default: where the particles part from the rest, judging by the examples.
+        Least likeness.
     min_distance
         Å between two found ones, and from one to an example. Default: 1.5 times the examples'
         radius, or 100 Å where they carry none. Not used with `among`.
@@ -75,7 +77,7 @@ def find_similar(
     Picks
         By falling likeness, which is their score: 0 for a place like any other, 1 for one like the
         mean of the examples. From `among`, with its labels; or new ones without the examples, with
-        their label and radius. ``metadata["threshold"]`` is the threshold that is suggested.
+        their label and radius.
 
     Raises
     ------
@@ -95,6 +97,7 @@ def find_similar(
     from napari_vox3d.inference.candidates import MeanParticle, in_memory
     from napari_vox3d.inference.embedding import Embedder, places_of
 
+    picks = picks.kept
     if not len(picks):
         raise InferenceError("Similar particles are found from examples; give at least one pick.")
     embedder = Embedder(volume, model, device=device, precision=precision, contrast=contrast)
@@ -108,9 +111,10 @@ def find_similar(
         chosen = _new_picks(volume, picks, index)
     else:
         mean = MeanParticle(embedder.view, known, embedder.edge)
-        chosen, places = among, embedder.view.from_index(places_of(among, volume))
+        chosen = among.kept
+        places = embedder.view.from_index(places_of(chosen, volume))
     if not len(places):
-        return replace(chosen, scores=None, metadata={**chosen.metadata, SUGGESTED: 0.5})
+        return replace(chosen, scores=None)
     examples = embedder.at(known, part_of(progress, 0.3, 0.35))
     vectors = embedder.at(places, part_of(progress, 0.35, 1))
     answers = mean.answers(places)
@@ -118,29 +122,24 @@ def find_similar(
     vectors = np.column_stack([vectors, scale * answers])
     examples = np.column_stack([examples, scale * mean.own_answers])
     found = likeness(vectors, examples)
-    suggested = parting(found, likeness(examples, examples, among=vectors))
     order = np.argsort(-found, kind="stable")
-    order = order[found[order] >= (suggested if threshold is None else threshold)]
-    chosen = replace(
-        chosen.select(order),
-        scores=found[order],
-        metadata={**chosen.metadata, SUGGESTED: suggested},
-    )
+    order = order[found[order] >= threshold]
+    chosen = replace(chosen.select(order), scores=found[order])
     if among is not None:
         return chosen
+    settings = changed(
+        threshold=(max(float(threshold), -_ANYTHING), THRESHOLD),
+        min_distance=(min_distance, None),
+        candidates=(candidates, CANDIDATES),
+        device=(device, "auto"),
+        precision=(precision, "auto"),
+        contrast=(contrast, None),
+        member=(volume.metadata.get("member", 0), 0),
+    )
     run = Run(
         "find_similar",
         volume.source or volume.name,
-        _described(picks)
-        | changed(
-            threshold=(threshold, None),
-            min_distance=(min_distance, None),
-            candidates=(candidates, CANDIDATES),
-            device=(device, "auto"),
-            precision=(precision, "auto"),
-            contrast=(contrast, None),
-            member=(volume.metadata.get("member", 0), 0),
-        ),
+        _described(picks) | settings,
         model=model_name(model, embedder.model.card.name),
         sha256=embedder.model.card.sha256 or "",
         voxel_size=tuple(volume.voxel_size.tolist()),
@@ -188,34 +187,6 @@ def likeness(vectors: Array, examples: Array, *, among: Array | None = None) -> 
     length = max(float(towards @ direction), 1e-12)
     found: NDArray[np.float64] = (vectors - middle) @ direction / length
     return found
-
-
-def parting(found: NDArray[np.float64], examples: NDArray[np.float64]) -> float:
-    """Likeness from which on a place is more likely a particle like the examples than not.
-
-    Two bell curves are fitted to the likenesses found and those of the examples, which are known
-    to belong to the upper one.
-    """
-    if len(found) < 3:
-        return 0.5
-    values = np.concatenate([found, examples])
-    known = len(examples)
-    upper = (values > 0.5).astype(float)
-    upper[-known:] = 1.0
-    for _ in range(50):
-        logits = np.zeros(len(values))
-        for weights, sign in ((upper, 1), (1 - upper, -1)):
-            total = weights.sum() + 1e-9
-            mean = (weights @ values) / total
-            width = np.sqrt(weights @ (values - mean) ** 2 / total + 1e-4)
-            logits += sign * (np.log(total / width) - 0.5 * ((values - mean) / width) ** 2)
-        logits[values > 1] = np.maximum(logits[values > 1], 0)  # nothing is too much alike
-        upper = 1 / (1 + np.exp(-np.clip(logits, -50, 50)))
-        upper[-known:] = 1.0
-    above = upper[:-known] >= 0.5
-    least = found[above].min() if above.any() else np.median(examples)
-    most = found[~above].max() if not above.all() else 0.0
-    return float((least + most) / 2)
 
 
 def cluster_picks(embedding: Array, count: int | None = None) -> NDArray[np.intp]:
