@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 _CORE = 0.4  # radius of a peak over the particle's
 _BROAD = 3  # cells: radius of peaks from which on their tops are flat
+_FEW = 0.01  # share of cells that are faster compared one by one
 _CERTAIN = 1e-6  # probabilities nearer to 0 or 1 say no more about where a peak is
 
 
@@ -328,7 +329,7 @@ def _setting(given: float | Mapping[str, float] | None, score: Volume, name: str
 def _peaks(score: Volume, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
     """Refined cells (N, 3) and heights (N,) of the local maxima."""
     values = score.values
-    cells = np.argwhere((values >= threshold) & (values == _highest_around(values)))
+    cells = local_maxima(values, threshold)
     core = round(_CORE * score.metadata["radius"] / float(score.voxel_size.mean()))
     refine = _by_parabolas if core < _BROAD else partial(_by_mass, reach=core)
     return refine(values, cells), values[tuple(cells.T)]
@@ -359,6 +360,20 @@ def _by_mass(
         mass += here
         moment += here[:, None] * (np.array(offset) - reach)
     return cells + moment / mass[:, None]
+
+
+def local_maxima(values: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
+    """Cells (N, 3) that are at least as high as `threshold` and their 26 neighbours."""
+    high = values >= threshold
+    if np.count_nonzero(high) > _FEW * high.size:
+        return np.argwhere(high & (values == _highest_around(values)))
+    # of a flat array it is several times faster
+    cells = np.stack(np.unravel_index(np.flatnonzero(high), high.shape), axis=1)
+    last = np.array(values.shape) - 1
+    for offset in sorted(product((-1, 0, 1), repeat=3), key=np.count_nonzero):  # nearest first
+        near = np.clip(cells + offset, 0, last)  # beyond an edge: another neighbour, or itself
+        cells = cells[values[tuple(cells.T)] >= values[tuple(near.T)]]
+    return cells
 
 
 def _highest_around(score: NDArray[np.float32]) -> NDArray[np.float32]:
