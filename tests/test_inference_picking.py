@@ -1,12 +1,18 @@
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import maximum_filter
 
 import napari_vox3d as vox
 from napari_vox3d import Volume
 from napari_vox3d.errors import Cancelled, InferenceError
 from napari_vox3d.inference import dense
-from napari_vox3d.inference.picking import find_particles, pick_particles, score_particles
+from napari_vox3d.inference.picking import (
+    find_particles,
+    local_maxima,
+    pick_particles,
+    score_particles,
+)
 from napari_vox3d.models import (
     Model,
     ModelCard,
@@ -303,3 +309,11 @@ def test_a_setting_for_an_unknown_class_is_an_error(setting):
     score = Volume(np.zeros((4, 4, 4), np.float32), 40.0, quantity="score", name="ribosome")
     with pytest.raises(InferenceError, match="there are ribosome"):
         find_particles([score], **{setting: {"ribosom": 0.5}})
+
+
+@pytest.mark.parametrize("threshold", [-1, 0.9, 0.999])
+def test_local_maxima_whether_few_or_many_cells_are_high(threshold):
+    values = np.random.default_rng(0).random((20, 21, 22), np.float32)
+    highest = maximum_filter(values, 3, mode="nearest")
+    expected = np.argwhere((values == highest) & (values >= threshold))
+    np.testing.assert_array_equal(local_maxima(values, threshold), expected)
