@@ -260,9 +260,9 @@ def test_what_was_decided_goes_into_the_file_and_comes_back(review, tmp_path, qt
     widget.decide(REJECTED)
     widget.decide(ACCEPTED)
     for what, states in (
-        ("accepted and undecided picks", ["", "", ACCEPTED]),
-        ("accepted picks only", [ACCEPTED]),
-        ("all picks, rejected ones marked", ["", "", ACCEPTED, REJECTED]),
+        ("accepted, undecided", ["", "", ACCEPTED]),
+        ("accepted only", [ACCEPTED]),
+        ("all, rejected marked", ["", "", ACCEPTED, REJECTED]),
     ):
         widget.saved.value = what
         for name in ("picks.csv", "picks.star"):

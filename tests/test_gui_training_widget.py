@@ -117,7 +117,7 @@ def add_points(viewer, tomogram, places=((1, 2, 3),), name="capsid"):
 
 def press_and_wait(qtbot, widget):
     widget.run.press()
-    qtbot.waitUntil(lambda: not widget.run.running, timeout=20000)
+    qtbot.waitUntil(lambda: not widget.run.running, timeout=60000)
 
 
 def press_and_see(qtbot, widget):
@@ -548,7 +548,7 @@ def test_a_training_that_was_killed_goes_on(opened, qtbot, training, tmp_path):
     _, widget = another_napari(qtbot)
     assert "training begun" in widget.kept.about.text()
     widget.kept.accept.click()
-    qtbot.waitUntil(lambda: len(training.runs) == 2 and not widget.run.running)
+    qtbot.waitUntil(lambda: len(training.runs) == 2 and not widget.run.running, timeout=60000)
     assert training.runs[1].resumed
     assert "my-picker" in names()
 

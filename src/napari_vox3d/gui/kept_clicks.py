@@ -198,7 +198,7 @@ def points_on(tomogram: Image, example: ClickedTomogram) -> Points:
 def new_points(tomogram: Image, name: str, data: Any, **options: Any) -> Points:
     """Layer of points in the frame of a tomogram."""
     look = {  # rings, because a particle is clicked better if it can be seen
-        **FRAME, **SPHERES, "shading": "none", "face_color": "#ffff0014",
+        **FRAME, **SPHERES, "shading": "none", "face_color": "#ffff0008",
         "border_color": "cyan", "border_width": 0.05,
     }  # fmt: skip
     return Points(

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 REFRESH = 250  # ms between two looks at where the user is, and at what was found
 WIDEST = 2560.0  # Å of a slice that are looked at, about the middle of the view
 NAME = "picks meanwhile"
+TINT = 0.15  # opacity of the colour of a class
 
 
 class Place(NamedTuple):
@@ -158,7 +159,7 @@ class PicksMeanwhile(QObject):
     def _show(self, place: Place, picks: Picks) -> None:
         data, options, kind = picks_layer(picks, place.volume, name=NAME)
         options["metadata"] = {PASSING: True}
-        options |= {"opacity": 0.5, "border_color": "yellow", "border_width": 0.06}
+        options |= {"opacity": 1, "shading": "none", "border_color": "yellow"}
         layers = self._viewer.layers
         if self._layer in layers:
             replace_points(self._layer, data, options)
@@ -171,5 +172,9 @@ class PicksMeanwhile(QObject):
             self._layer.editable = False
             layers.append(self._layer)
             layers.selection.active = active  # the user may be clicking
+        if len(picks):  # rings, through which the particles can be seen
+            tints = self._layer.face_color.copy()
+            tints[:, 3] = TINT
+            self._layer.face_color = tints
         count = f"{len(picks)} pick{'' if len(picks) == 1 else 's'}"
         self.said.emit(f"{count} around {place.slice} by the model as it is now.")

@@ -35,9 +35,9 @@ NO_TOMOGRAM = "none"
 ALL, FLAGGED, EVERY_CLASS = "All picks", "Flagged picks only", "All classes"
 # What goes into files: states of picks by what it is called.
 SAVED = {
-    "accepted and undecided picks": (ACCEPTED, UNDECIDED),
-    "accepted picks only": (ACCEPTED,),
-    "all picks, rejected ones marked": (ACCEPTED, UNDECIDED, REJECTED),
+    "accepted, undecided": (ACCEPTED, UNDECIDED),
+    "accepted only": (ACCEPTED,),
+    "all, rejected marked": (ACCEPTED, UNDECIDED, REJECTED),
 }
 PAUSE = 300  # ms without an edit before boxes around picks are looked at again
 

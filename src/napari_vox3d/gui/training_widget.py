@@ -141,7 +141,8 @@ class TrainPicker(QWidget):
             form, function=_train_picker, section="training", stem=STEM, what="loss",
             prepare=self._begin, describe=self._describe,
         )  # fmt: skip
-        form.addRow(self.seen)
+        below_curve = self.training.layout().indexOf(self.training.curve) + 1
+        self.training.layout().insertWidget(below_curve, self.seen)
         form.addRow(self.pick)
         self.pick.hide()
         self._soon = QTimer(self, singleShot=True, interval=PAUSE)
