@@ -358,3 +358,12 @@ def test_progress_is_reported_and_may_cancel(silicon):
 
     with pytest.raises(Cancelled):
         find_maxima(silicon, progress=cancel)
+
+
+def test_the_voids_of_hp4_sodium_are_no_bonds():
+    lattice = [[2.78, 0, 0], [-1.39, 2.4076, 0], [0, 0, 3.87]]
+    places = [(0, 0, 0), (0, 0, 0.5), (1 / 3, 2 / 3, 0.25), (2 / 3, 1 / 3, 0.75)]
+    atoms = Atoms("Na4", scaled_positions=places, cell=lattice, pbc=True)
+    voids = np.array([(2 / 3, 1 / 3, 0.25), (1 / 3, 2 / 3, 0.75)]) @ lattice
+    maxima = find_maxima(hills(lattice, voids, [0.95, 0.95], atoms))
+    assert list(maxima.labels) == ["interstitial"] * 2

@@ -168,7 +168,7 @@ def test_progress_runs_to_the_end_and_cancels(backbone):
         vox.predict_elf(SILICON, model, shape=(16,) * 3, progress=cancel)
 
 
-@pytest.mark.parametrize("model", ["promolecule", "ckconv-small"])
+@pytest.mark.parametrize("model", ["promolecule", "ckconv"])
 def test_preparations_report_what_they_have_done(model):
     calls = []
     vox.predict_elf(SILICON.repeat(2), model, spacing=0.25, progress=lambda *c: calls.append(c))

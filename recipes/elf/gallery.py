@@ -116,7 +116,7 @@ def draw(rows: Sequence[Drawn], picture: Path) -> None:
             fontsize=8,
         )
     figure.supxlabel(DATA, fontsize=7)
-    figure.savefig(picture, dpi=110)
+    figure.savefig(picture, dpi=80)
 
 
 def worst_plane(one: Drawn) -> tuple[tuple[int, ...], NDArray[np.float64]]:

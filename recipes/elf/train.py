@@ -22,6 +22,7 @@ from recipes.elf.crystals import DATA, PAIRS, SPACING, Part, prepare, read_parts
 from recipes.elf.evaluation import Baselines, evaluate
 from rich.progress import Progress, track
 
+from napari_vox3d.inference.device import choose_device
 from napari_vox3d.models import MetricTable, Model, Source
 from napari_vox3d.networks.catalogue import ARCHITECTURES, find_architecture
 from napari_vox3d.training.distributed import Ranks
@@ -150,7 +151,7 @@ def account(given: argparse.Namespace, crystals: int, steps: int) -> str:
     pairs = f", none with both elements of {' or '.join(given.pairs)}" if given.pairs else ""
     return (
         f"{crystals} crystals{pairs}: {DATA}. {steps} steps in {given.minutes:g} minutes on "
-        f"{given.device}, {given.threads} threads; losses: {objective}."
+        f"{choose_device(given.device)} ({given.threads} threads); losses: {objective}."
     )
 
 

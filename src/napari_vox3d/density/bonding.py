@@ -31,7 +31,7 @@ _BONDED = 1.25  # sums of covalent radii: longer distances are no bonds
 _SLACK = 0.4  # Å beyond the covalent radii: what small atoms, hydrogen above all, reach as well
 _DETOUR = 1.2  # lengths of a bond: the longest way by a maximum between the atoms
 _REACH = 1.25  # covalent radii: a maximum farther from an atom is not of that atom
-_AS_NEAR = 1.1  # times as far, in covalent radii: atoms that share a void
+_AS_NEAR = 1.2  # times as far, in covalent radii: atoms that share a void
 _VOID = 4  # atoms about a void; three may have a bond in common
 _IN_HYDRIDE = 3  # neighbours of hydrogen that is an ion; two may have a bridge in common
 
@@ -63,7 +63,7 @@ def find_maxima(
       small ones, the way from A over the maximum to B being no longer than 1.2 A–B (ion pairs
       are not told from polar bonds). The maximum of hydrogen, up to 0.4 Å beyond its radius, is
       one too, unless it has three or more such neighbours and is an ion. A maximum with four or
-      more atoms about equally near, up to 10 % in units of r, lies in a void between them and in
+      more atoms about equally near, up to 20 % in units of r, lies in a void between them and in
       no bond;
     * interstitial: in such a void, or farther than 1.25 r from every atom;
     * lone pair: on one atom and not in its bonds; shells around an ion are here too.
@@ -95,8 +95,10 @@ def find_maxima(
         If the volume is no periodic ELF with atoms, or holds values that are no numbers.
     """
     values = _checked(elf)
-    search = Search.on(elf, values)
-    peaks = [peak for peak in search.peaks(least, progress) if peak.value >= least]
+    peaks = []
+    if np.ptp(values):  # else it stands out nowhere
+        search = Search.on(elf, values)
+        peaks = [peak for peak in search.peaks(least, progress) if peak.value >= least]
     found = len(peaks)
     peaks = [peak for peak in peaks if peak.prominence >= prominence]
     peaks.sort(key=lambda peak: -peak.value)
