@@ -28,7 +28,7 @@ def make(volume, known, kinds=(KIND,)):
 
 
 def model(classes=("a",)):
-    arguments = {"num_classes": len(classes) + 1, "channels": 4, "levels": 1}
+    arguments = {"num_classes": len(classes) + 1, "channels": 8, "levels": 1, "blocks": ["C3"]}
     card = ModelCard(
         name="m", title="M", task="picking", input=INPUT,
         network=NetworkSpec(name="DensePicker", arguments=arguments),
@@ -53,23 +53,31 @@ def test_every_fourth_particle_judges_and_is_not_shown(volume):
 
 
 def test_a_look_sorts_what_was_found(volume, monkeypatch):
-    scores = np.r_[np.full(5, 0.97), 0.95, 0.96, 0.94, 0.8, 0.5, 0.1, 0.08]
-    found = picks_at(PLACES + 0.3, scores)
+    found = picks_at(PLACES + 0.3, np.r_[np.full(8, 0.97), 0.5, 0.4, 0.1, 0.08])
     monkeypatch.setattr(Unlabelled, "_found", lambda *_: [found])
-    known = picks_at(PLACES[:5])
-    (tomogram,) = make(volume, known).look(model())
+    (tomogram,) = make(volume, picks_at(PLACES[:5])).look(model())
     # the judge, number 1, is found by itself like numbers 5 to 7
     assert sorted(places_of(tomogram.particles)) == [20, 32, 44, 56, 68, 80, 92, 104]
-    assert places_of(tomogram.doubtful)[1:] == [116]
-    assert tomogram.traps[:, 2].round().tolist() == [128, 140, 152]
+    assert places_of(tomogram.doubtful) == [32]
+    assert tomogram.traps[:, 2].round().tolist() == [116, 128, 140, 152]
 
 
 def test_no_more_is_taken_than_a_few_for_each_known_one(volume, monkeypatch):
     monkeypatch.setattr(unlabelled, "_MOST", 1)
-    found = picks_at(PLACES, np.linspace(0.99, 0.98, 12))
+    found = picks_at(PLACES, np.full(12, 0.97))
     monkeypatch.setattr(Unlabelled, "_found", lambda *_: [found])
     (tomogram,) = make(volume, picks_at(PLACES[:3])).look(model())
     assert len(tomogram.particles.labels) == 2 + 2  # one for each that was shown
+
+
+def test_no_look_expects_more_than_one_before_it(volume, monkeypatch):
+    some = picks_at(PLACES, np.r_[np.full(6, 0.97), np.full(6, 0.2)])
+    all_ = picks_at(PLACES, np.full(12, 0.97))
+    monkeypatch.setattr(Unlabelled, "_found", lambda _, found: [found])
+    known = picks_at(PLACES[:4])
+    alone, after = make(volume, known), make(volume, known)
+    after.look(some)
+    assert len(after.look(all_)[0].particles.labels) < len(alone.look(all_)[0].particles.labels)
 
 
 def test_a_new_class_starts_from_the_one_it_looks_like(volume, monkeypatch):
@@ -93,16 +101,16 @@ def test_a_class_that_the_model_knows_needs_no_look(volume, monkeypatch):
     assert make(volume, picks_at(PLACES)).likeness(model(("b", "a"))) == {"a": "a"}
 
 
-@pytest.mark.parametrize(("name", "looks"), [("a", 1), ("new", 0)])
-def test_a_model_looks_at_once_for_what_it_knows(volume, monkeypatch, name, looks):
+@pytest.mark.parametrize(("name", "score", "looks"), [("a", 0, 1), ("b", 0.9, 1), ("b", 0.6, 0)])
+def test_a_model_looks_at_once_for_what_it_knows(volume, monkeypatch, name, score, looks):
     seen = []
     monkeypatch.setattr(DenseForm, "edge", 32)
-    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [picks_at(PLACES, [0.9] * 12, "x")])
+    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [picks_at(PLACES, [score] * 12, "a")])
+    monkeypatch.setattr(Unlabelled, "judge", lambda *_: None)
     monkeypatch.setattr(Unlabelled, "look", lambda self, _: seen.append(1) or self.tomograms)
     known = picks_at(PLACES[:6], label=name)
     trained = train_picker([(volume, known)], base=model(), labels="some", steps=1, device="cpu")
     assert len(seen) == looks
-    assert trained.card.classes[0].threshold == 0.5  # nothing of it is found
     assert "6 particles known among others" in trained.card.training
 
 
@@ -135,7 +143,7 @@ def test_of_large_tomograms_the_surroundings_of_the_clicks(volume, monkeypatch):
     assert region_of(volume, known, 20.0)[2] == slice(0, 176)  # eight times fewer voxels
     apart = picks_at(PLACES[[0, 7, 8, 9, 10, 11]])
     (tomogram,) = make(volume, apart).tomograms
-    assert places_of(tomogram.particles) == [20, 116, 128, 140]  # 104 and 152 judge
+    assert places_of(tomogram.particles) == [20, 104, 128, 140, 152]  # 116 judges
     start = np.array([4, 4, 4])
     target = tomogram.target(DenseForm.target, start, 2, np.arange(0.5, 32, 2))
     assert target[0].any()

@@ -36,7 +36,8 @@ from napari_vox3d.training.unlabelled import LOOKS, Unlabelled
 
 _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
-_FINE_TUNING = {"all": 0.15, "some": 0.5}  # of the rate of learning from random weights
+_FINE_TUNING = 0.15  # of the rate of learning from random weights
+_UNFAMILIAR = 0.5  # the same, where some particles of a new class are all there is
 _FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
 
@@ -156,7 +157,8 @@ def train_picker(
             for n, example in enumerate(examples)
             if n % 5 != 4
         ]
-    looks: Sequence[float] = LOOKS
+    looks: Sequence[float] = ()
+    slower = 1.0 if start is None else _FINE_TUNING
     with _own_randomness(seed):
         if start is None:
             chosen = find_architecture(network or "cryoet3dcnn", "picking")
@@ -164,10 +166,10 @@ def train_picker(
         else:
             alike = None if beside is None else beside.likeness(start)
             form = form_of(start, kinds, alike)
-            if {kind.name for kind in start.card.classes}.issuperset(names):
-                looks = (0.0, *LOOKS)  # it knows what it looks for
-
         if beside is not None:
+            looks = (0.0, *LOOKS) if beside.familiar else LOOKS
+            if start is not None and not beside.familiar:
+                slower = _UNFAMILIAR
             form.narrow(max(kind.radius for kind in kinds) / taken.voxel_size)
 
         def now() -> Model:
@@ -183,7 +185,7 @@ def train_picker(
             looks=looks,
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
-            slower=1.0 if start is None else _FINE_TUNING[labels],
+            slower=slower,
             seed=seed,
             progress=reports.tell,
             on_step=on_step,

@@ -33,7 +33,8 @@ LOOKS = (0.5, 0.75)  # shares of the training after which the tomograms are look
 _LOOKED_AT = 3 * 2**22  # voxels of the network: about 4 s of one core
 _MOST = 8  # particles taken, and traps set, for one that is shown: enough, and no runaway
 _SURE, _DOUBTFUL = 0.8, 0.6  # shares of particles; lower, and nothing tells them from others
-_ALIKE = 0.5  # mean score from which on a known class stands for a new one
+_ALIKE = 0.5  # mean score from which on a new class starts from a known one
+_FAMILIAR = 0.8  # mean score from which on it is that class by another name
 
 
 class Unlabelled:
@@ -58,6 +59,8 @@ class Unlabelled:
         What is learnt from before the first look.
     kinds
         The classes, with the thresholds that suited the last model that was looked with.
+    familiar
+        Whether the model that training starts from finds these classes already.
     """
 
     def __init__(
@@ -70,7 +73,7 @@ class Unlabelled:
         progress: Callable[[int, int], None],
     ) -> None:
         names = [kind.name for kind in kinds]
-        self.kinds, self._taken = list(kinds), taken
+        self.kinds, self._taken, self.familiar = list(kinds), taken, False
         self._contrast, self._device, self._progress = contrast, device, progress
         self._volumes, self._regions, self.tomograms = [], [], list[Tomogram]()
         self._shown, self._judges, self._rejected = [], [], []
@@ -98,19 +101,26 @@ class Unlabelled:
             self._rejected.append(rejected)
 
     def likeness(self, start: Model) -> dict[str, str]:
-        """Class of a model that each class may start from: that of its name, or one much alike."""
+        """Class of a model that each class may start from: that of its name, or one much alike.
+
+        Sets `familiar`.
+        """
         known = {kind.name for kind in start.card.classes}
         alike = {kind.name: kind.name for kind in self.kinds if kind.name in known}
+        self.familiar = True
         if len(alike) < len(self.kinds):
             found = self._found(start)
             for kind in self.kinds:
+                if kind.name in known:
+                    continue
                 seen = {
                     name: self._mean_score([picks.of_class(name) for picks in found], kind)
                     for name in known
                 }
                 best = max(seen, key=lambda name: seen[name])
-                if kind.name not in known and seen[best] > _ALIKE:
+                if seen[best] > _ALIKE:
                     alike[kind.name] = best
+                self.familiar &= seen[best] > _FAMILIAR
         return alike
 
     def look(self, model: Model) -> list[Tomogram]:
