@@ -36,6 +36,7 @@ def main(rounds):
     write_volume(folder / "CHGCAR", density)
 
     import napari
+    from qtpy.QtCore import QEvent
     from qtpy.QtWidgets import QApplication
 
     viewer = napari.Viewer()
@@ -43,6 +44,7 @@ def main(rounds):
         pick(viewer, folder) if number % 2 else explore(viewer, folder)
         for _ in range(5):  # deletions come with the events
             QApplication.processEvents()
+            QApplication.sendPostedEvents(None, QEvent.Type.DeferredDelete)
             gc.collect()
         print(json.dumps({"round": number, **held()}), flush=True)
     viewer.close()

@@ -237,9 +237,8 @@ def test_the_viewer_may_close_while_every_window_is_at_work(
         _, widget = viewer.window.add_plugin_dock_widget("napari-vox3d", window)
         begin(widget, tmp_path)
         jobs.append((held, widget))
-    for held, widget in jobs:
-        if not isinstance(widget, ReviewPicks):  # which works when it is seen
-            qtbot.waitUntil(held.started.is_set, timeout=PATIENCE)
+    # As many work as there are cores; the others wait.
+    qtbot.waitUntil(lambda: any(held.started.is_set() for held, _ in jobs), timeout=PATIENCE)
     viewer.close()
     for held, _ in jobs:
         held.go.set()

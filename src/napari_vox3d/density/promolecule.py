@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.density.grids import from_waves, half_frequencies, to_waves
+from napari_vox3d.density.splines import periodic_numbers, title
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.progress import Progress, part_of
 from napari_vox3d.volume import Volume
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _TRANSFORMS = 5  # forth, three components of the gradient, the Laplacian
 _VACUUM = 1e-5  # e/Å³: below it, ringing of the density is as large as the density
+_IMPOSSIBLE = 1e12  # e/Å³: more than at any nucleus
 
 
 def tsirelson_stash_elf(volume: Volume, progress: Progress | None = None) -> Volume:
@@ -44,7 +46,8 @@ def tsirelson_stash_elf(volume: Volume, progress: Progress | None = None) -> Vol
     Raises
     ------
     Vox3dError
-        If the volume is not periodic or not an electron density in e/Å³.
+        If the volume is not periodic or not an electron density in e/Å³, or holds values that are
+        no numbers.
     """
     if not volume.periodic:
         raise Vox3dError("The Tsirelson–Stash ELF needs a periodic density.")
@@ -53,7 +56,9 @@ def tsirelson_stash_elf(volume: Volume, progress: Progress | None = None) -> Vol
             f"The Tsirelson–Stash ELF needs a density in e/Å³, not {volume.quantity} in "
             f"{volume.unit or 'no unit'}."
         )
-    density = np.asarray(volume.values, np.float64)
+    density = periodic_numbers(volume)
+    if np.abs(density).max() > _IMPOSSIBLE:
+        raise Vox3dError(f"{title(volume)} holds values that no electron density has.")
     gradient_squared, laplacian = _derivatives(density, volume.lattice, part_of(progress, 0, 1))
     floored = np.maximum(density, _VACUUM)
     homogeneous = homogeneous_kinetic_energy(floored)

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from scipy.interpolate import CubicSpline
 
 _TABLE = Path(__file__).parent / "tables" / "form_factors.npz"
+_MOST_POINTS = 1 << 31
 _FLAT = 1e-3  # Å³: cells of less volume are degenerate
 _PLANES = 16  # c* planes worked on at once, at most: bounds the memory beside the result
 _STEP = 1.5e8  # waves times atoms between two reports: about 0.3 s
@@ -97,6 +98,11 @@ def superpose_atoms(
         shape = grid_shape(crystal.cell.array, spacing)
     elif len(shape) != 3 or min(shape) < 1:
         raise Vox3dError(f"A grid has three axes (c, b, a) of at least one point, not {shape}.")
+    if np.prod(shape, dtype=float) > _MOST_POINTS:
+        raise Vox3dError(
+            f"A grid of {'×'.join(map(str, shape))} points is more than can be computed here; take "
+            "a larger spacing."
+        )
     c, b, a = (int(n) for n in shape)
     grid = (c, b, a)
 

@@ -25,11 +25,12 @@ def is_tomogram(layer: Layer, several: bool = False) -> bool:
     layer
         Any layer.
     several
-        Whether it may have several volumes, along channels or time, of which one is shown.
+        Whether it may have several volumes, along channels or time, of which one is shown, or
+        axes in another order, which `check_axis_order` then tells of.
     """
     if type(layer).__name__ != "Image" or layer.rgb or layer.ndim < 3:
         return False
-    if not several and max(layer.data.shape[:-3], default=1) > 1:
+    if not several and (max(layer.data.shape[:-3], default=1) > 1 or _in_other_order(layer)):
         return False
     held = layer.metadata.get("vox3d")
     return not (isinstance(held, Volume) and (held.periodic or held.quantity == "score"))
@@ -51,12 +52,16 @@ def check_axis_order(layer: Layer) -> None:
     Vox3dError
         If they are.
     """
-    labels = [label.lower() for label in layer.axis_labels[-3:]]
-    if sorted(labels) == ["x", "y", "z"] and labels != ["z", "y", "x"]:
+    if _in_other_order(layer):
+        labels = ", ".join(layer.axis_labels[-3:]).lower()
         raise Vox3dError(
-            f"{layer.name!r} has its axes in the order {', '.join(labels)}; transpose it to "
-            "z, y, x first."
+            f"{layer.name!r} has its axes in the order {labels}; transpose it to z, y, x first."
         )
+
+
+def _in_other_order(layer: Layer) -> bool:
+    labels = [label.lower() for label in layer.axis_labels[-3:]]
+    return sorted(labels) == ["x", "y", "z"] and labels != ["z", "y", "x"]
 
 
 def calibrate(viewer: ViewerModel, layer: Image, size: float) -> None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -97,9 +97,10 @@ def prepare_example(
     ModelError
         If there is no such channel.
     """
-    values = np.asarray(elf.values, np.float64)
+    values = np.asarray(elf.values)
     if problem := _problem(elf, values):
         raise Vox3dError(f"{elf.name or elf.source or 'An ELF to train on'} {problem}.")
+    values = values.astype(np.float64)
     shape = nearest_shape(elf.lattice, spacing)
     sad = atomic_density(elf, elf, shape)
     # Naming the lattice vectors in another order changes nothing, and lets cells share a batch.
@@ -116,12 +117,14 @@ def prepare_example(
     )
 
 
-def _problem(elf: Volume, values: NDArray[np.float64]) -> str:
+def _problem(elf: Volume, values: NDArray[Any]) -> str:
     """Why a volume cannot be trained on; empty if it can."""
     if elf.atoms is None:
         return "carries no atoms"
     if not elf.periodic:
         return "is not periodic"
+    if np.iscomplexobj(values):
+        return "has complex values"
     low, high = float(values.min()), float(values.max())
     if low >= -_OVERSHOOT and high <= 1 + _OVERSHOOT:
         return ""
