@@ -116,7 +116,7 @@ def test_more_of_a_kind_are_found():
     balls = PICKS.of_class("ball")
     said = []
     found = vox.find_similar(
-        VOLUME, balls.select(range(6)), TINY, candidates=60,
+        VOLUME, balls.select(range(6)), TINY, candidates=60, threshold=0.5,
         progress=lambda done, total: said.append(done / total),
     )  # fmt: skip
     scores = vox.evaluate_picks(found, balls.select(range(6, 20))).classes["ball"]
@@ -127,8 +127,8 @@ def test_more_of_a_kind_are_found():
     assert said == sorted(said)
     assert said[-1] == 1
     everything = vox.find_similar(VOLUME, balls.select(range(6)), TINY, candidates=60, threshold=-9)
-    assert len(everything) == 60
-    kept = everything.select(everything.scores >= 0.8)
+    assert len(found) < len(everything) <= 60
+    kept = everything.select(everything.scores >= 0.5)
     np.testing.assert_array_equal(kept.positions, found.positions)
 
 

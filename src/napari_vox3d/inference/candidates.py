@@ -40,7 +40,7 @@ class MeanParticle:
         (N,) answer of the mean of the other particles at each.
     """
 
-    def __init__(self, view: NetworkView, known: NDArray[np.float64], edge: int) -> None:
+    def __init__(self, view: NetworkView, known: NDArray[np.floating], edge: int) -> None:
         cubes = cut_out(view, known, edge)
         self._view, self._known = view, known
         self._filter = _even(cubes.mean(axis=0))
@@ -52,7 +52,7 @@ class MeanParticle:
             ]
         )
 
-    def answers(self, places: NDArray[np.float64]) -> NDArray[np.float64]:
+    def answers(self, places: NDArray[np.floating]) -> NDArray[np.floating]:
         """(M,) answers at places (M, 3) of the view."""
         edge = len(self._filter)
         parts = [
@@ -61,7 +61,7 @@ class MeanParticle:
         ]
         return np.concatenate(parts)
 
-    def peaks(self, least: float, most: int) -> NDArray[np.float64]:
+    def peaks(self, least: float, most: int) -> NDArray[np.floating]:
         """Where the answer is highest.
 
         Parameters
@@ -78,6 +78,7 @@ class MeanParticle:
         """
         from scipy.ndimage import maximum_filter
         from scipy.signal import oaconvolve
+        from scipy.spatial import cKDTree
 
         values, edge = self._view.values, len(self._filter)
         answer = oaconvolve(values, self._filter[::-1, ::-1, ::-1], mode="same")
@@ -85,7 +86,9 @@ class MeanParticle:
         peaks = peaks[np.argsort(-answer[tuple(peaks.T)], kind="stable")]
         middle = (edge - 1) // 2 - (edge - 1) / 2  # that of an even cube lies between voxels
         places = peaks + _tops(answer, peaks) + middle
-        return _apart(places, self._known, least, most)
+        if len(places):
+            places = places[cKDTree(self._known).query(places)[0] >= least]
+        return places[apart(places, least, most)] if len(places) else places
 
 
 def in_memory(view: NetworkView, progress: Progress) -> NetworkView:
@@ -106,7 +109,7 @@ def in_memory(view: NetworkView, progress: Progress) -> NetworkView:
     )
 
 
-def _tops(values: Array, peaks: NDArray[np.intp]) -> NDArray[np.float64]:
+def _tops(values: Array, peaks: NDArray[np.intp]) -> NDArray[np.floating]:
     """Where the parabolas through peaks (N, 3) and their neighbours have their tops, from there."""
     inner = np.pad(values, 1, mode="edge")
     here = values[tuple(peaks.T)]
@@ -126,15 +129,10 @@ def _even(cube: Array) -> Array:
     return faded
 
 
-def _apart(
-    places: NDArray[np.float64], known: NDArray[np.float64], least: float, most: int
-) -> NDArray[np.float64]:
-    """The first places that are `least` voxels from those before them and from the known ones."""
+def apart(places: NDArray[np.floating], least: float, most: int) -> list[int]:
+    """Numbers of the first places (N, 3) that are `least` from those before them."""
     from scipy.spatial import cKDTree
 
-    if not len(places):
-        return places
-    places = places[cKDTree(known).query(places)[0] >= least]
     taken = np.zeros(len(places), bool)
     kept: list[int] = []
     for n, others in enumerate(cKDTree(places).query_ball_point(places, least)):
@@ -143,4 +141,4 @@ def _apart(
         if not taken[n]:
             kept.append(n)
             taken[others] = True
-    return places[kept]
+    return kept

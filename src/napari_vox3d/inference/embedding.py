@@ -148,7 +148,7 @@ class Embedder:
         self.view = NetworkView.of(volume, taken.voxel_size, taken.normalisation, inverted)
         self._network = self.model.network(self._device)
 
-    def at(self, centres: NDArray[np.float64], progress: Progress | None = None) -> Array:
+    def at(self, centres: NDArray[np.floating], progress: Progress | None = None) -> Array:
         """(N, D) vectors of the places (N, 3) in voxels of the view."""
         vectors = []
         for begin in range(0, len(centres), _BATCH):
@@ -164,7 +164,7 @@ class Embedder:
         return np.concatenate(vectors)
 
 
-def cut_out(view: NetworkView, centres: NDArray[np.float64], edge: int) -> Array:
+def cut_out(view: NetworkView, centres: NDArray[np.floating], edge: int) -> Array:
     """Cubes (N, edge, edge, edge) about places (N, 3) in voxels of a view, to the next voxel."""
     begins = np.floor(centres - edge / 2 + 1).astype(int)  # rounding would favour even numbers
     return np.stack([view.read(begin, begin + edge) for begin in begins])

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from napari_vox3d.progress import Progress
 
 CANDIDATES = 600  # places that are looked at closely
+_NEARER = 2 / 3  # of the distance: as near candidates may be, of which the most alike one stays
 THRESHOLD = 0.8  # likeness: four in five of the examples have it
 _ANYTHING = 1e6  # less than any likeness, and a number that scripts can hold
 _MOST_GROUPS = 8
@@ -94,7 +95,7 @@ def find_similar(
     UserWarning
         If the tomogram does not say how large its voxels are: the model's size is then assumed.
     """
-    from napari_vox3d.inference.candidates import MeanParticle, in_memory
+    from napari_vox3d.inference.candidates import MeanParticle, apart, in_memory
     from napari_vox3d.inference.embedding import Embedder, places_of
 
     picks = picks.kept
@@ -106,7 +107,8 @@ def find_similar(
         embedder.view = in_memory(embedder.view, part_of(progress, 0, 0.2))
         mean = MeanParticle(embedder.view, known, embedder.edge)
         distance = _spacing(picks) if min_distance is None else min_distance
-        places = mean.peaks(distance / embedder.voxel_size, candidates)
+        least = distance / embedder.voxel_size
+        places: NDArray[np.floating] = mean.peaks(_NEARER * least, candidates)
         index = np.clip(embedder.view.to_index(places), 0, np.array(volume.shape) - 1)
         chosen = _new_picks(volume, picks, index)
     else:
@@ -124,6 +126,8 @@ def find_similar(
     found = likeness(vectors, examples)
     order = np.argsort(-found, kind="stable")
     order = order[found[order] >= threshold]
+    if among is None and len(order):
+        order = order[apart(places[order], least, len(order))]
     chosen = replace(chosen.select(order), scores=found[order])
     if among is not None:
         return chosen
