@@ -13,7 +13,7 @@ from typing import Any
 import typer
 
 from napari_vox3d.formats import PICK_FORMATS
-from napari_vox3d.models import ModelCard, PickingInput
+from napari_vox3d.models import ELFInput, ModelCard
 from napari_vox3d.models.registry import SHIPPED
 
 MARK = re.compile(r"^<!-- vox3d: (\w+) -->$", re.M)
@@ -32,6 +32,11 @@ def elf_models() -> str:
 def picking_models() -> str:
     """Cards of the shipped pickers."""
     return _cards("picking")
+
+
+def embedding_models() -> str:
+    """Cards of the shipped models that tell particles apart."""
+    return _cards("embedding")
 
 
 def commands() -> str:
@@ -76,7 +81,8 @@ def pick_formats() -> str:
 
 
 TABLES = {
-    function.__name__: function for function in (elf_models, picking_models, commands, pick_formats)
+    function.__name__: function
+    for function in (elf_models, picking_models, embedding_models, commands, pick_formats)
 }
 
 
@@ -115,7 +121,7 @@ def _network(card: ModelCard) -> str:
 
 
 def _input(card: ModelCard) -> str:
-    if isinstance(card.input, PickingInput):
+    if not isinstance(card.input, ELFInput):
         return (
             f"tomograms of {card.input.voxel_size:g} Å voxels (others are rescaled), "
             f"{card.input.contrast} particles, normalisation `{card.input.normalisation}`"
