@@ -15,7 +15,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -36,7 +36,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from qtpy.QtCore import Qt
 from qtpy.QtGui import QAction, QImage
-from qtpy.QtWidgets import QApplication, QMenu, QMenuBar, QScrollArea, QWidget
+from qtpy.QtWidgets import QApplication, QFileDialog, QMenu, QMenuBar, QScrollArea, QWidget
 from scipy.spatial import cKDTree
 
 import napari_vox3d as vox
@@ -47,6 +47,7 @@ TUTORIALS = ROOT / "docs" / "tutorials"
 WINDOW = (1320, 860)
 HALF = (560, 640)  # of a picture that shows two views
 CUBE = (15, 0, 75)  # a cubic cell seen slightly from above
+RELION = "RELION 5 (*.star)"
 COLOURS = 256  # of a palette: a third of the size, and nobody sees the difference
 
 
@@ -117,6 +118,50 @@ def review() -> None:
         viewer.reset_view()
         settle()
         save(viewer, "evaluate_picks")
+
+
+def few_clicks() -> None:
+    """The tutorial on picks from clicks: open, click ten, train, threshold, review, export."""
+    with window() as viewer:
+        viewer.open_sample("napari-vox3d", "simulated_tomogram")
+        truth = viewer.layers["true particles"]
+        widget = dock(viewer, "Train a picker")
+        widget.particle.value = "ribosome"
+        widget.click.click()
+        clicks = viewer.layers["ribosome"]
+        ribosomes = truth.data[truth.features["class"] == "ribosome"][:10]
+        middle_last = np.argsort(-np.abs(ribosomes[:, 0] - viewer.layers[0].data.shape[0] / 2))
+        for place in ribosomes[middle_last]:  # slice by slice, as a reader does
+            viewer.dims.set_point(0, truth.data_to_world(place)[0])
+            clicks.add(place)
+        settle()
+        save(viewer, "few_clicks_clicked")
+        train_for(widget, minutes=1, steps=5)
+        wait_until(lambda: widget.seen.text() != "")
+        save(viewer, "few_clicks_training")
+        wait_until(lambda: not widget.run.running)
+        save(viewer, "few_clicks_trained", part=widget)
+        clicks.visible = False
+        widget.pick.click()
+        picking = viewer.window.dock_widgets["Pick particles (vox3d)"]
+        wait_until(lambda: not picking.run.running)
+        settle()
+        save(viewer, "few_clicks_picked")
+        row = picking._rows[0]
+        row.threshold.value = 0.2
+        settle()
+        save(viewer, "few_clicks_threshold", part=picking)
+        row.threshold.value = row.kind.threshold
+        settle()
+        reviewing = dock(viewer, "Review picks", alone=True)
+        for button in ("keep", "keep", "reject"):
+            reviewing.buttons[button].click()
+            settle()
+        save(viewer, "few_clicks_reviewed")
+        with answering(QFileDialog, "getSaveFileName", (str(SCRATCH / "ribosomes.star"), RELION)):
+            reviewing.save.native.click()
+        settle()
+        save(viewer, "few_clicks_saved", part=reviewing)
 
 
 def fit_picks() -> None:
@@ -323,6 +368,25 @@ def train_for(widget: Any, minutes: float, steps: int) -> None:
         settle()
 
 
+def wait_until(done: Callable[[], bool]) -> None:
+    """Handle events until something is so."""
+    deadline = time.monotonic() + PATIENCE
+    while not done():
+        assert time.monotonic() < deadline, "that takes too long"
+        settle()
+
+
+@contextmanager
+def answering(kind: type, question: str, answer: Any) -> Iterator[None]:
+    """Answer a dialog at once, which no walk could press a button of."""
+    asked = getattr(kind, question)
+    setattr(kind, question, lambda *_, **__: answer)
+    try:
+        yield
+    finally:
+        setattr(kind, question, asked)
+
+
 def stop(widget: Any) -> None:
     """Press Cancel and wait until the training has ended."""
     press_and_wait(widget.run)
@@ -391,6 +455,7 @@ WALKS = {
     for walk in (
         pick_particles,
         review,
+        few_clicks,
         fit_picks,
         predict_elf,
         graphite,

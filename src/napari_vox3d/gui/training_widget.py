@@ -152,7 +152,8 @@ class TrainPicker(QWidget):
         self.add.clicked.connect(lambda: self.examples.add())
         self.click.clicked.connect(self.click_particles)
         self.voxel_size.changed.connect(self._calibrate)
-        self.meanwhile.said.connect(self.seen.setText)
+        self.meanwhile.said.connect(self._say_seen)
+        self._say_seen("")
         self.run.ended.connect(self._end)
         self.training.trained.connect(self._offer_to_pick)
         self.training.name.changed.connect(lambda _: self._keep_clicks())
@@ -337,13 +338,17 @@ class TrainPicker(QWidget):
         shown = [(layer, volume_from_layer(layer)) for layer in self.examples.tomograms]
         reach = max(kind.radius for kind in settings["classes"])
         self.meanwhile.begin(shown, reach, settings["contrast"], lambda: self.training.stopping)
-        self.seen.clear()
+        self._say_seen("")
         self.pick.hide()
         return (examples,), {**settings, "glimpse": self.meanwhile.see}
 
+    def _say_seen(self, text: str) -> None:
+        self.seen.setText(text)
+        self.seen.setVisible(bool(text))
+
     def _end(self) -> None:
         self.meanwhile.end()
-        self.seen.clear()
+        self._say_seen("")
         self.start.menu.reset_choices()
 
     def _describe(self) -> Run:
