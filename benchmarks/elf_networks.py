@@ -6,6 +6,8 @@ The weights of the production size are random; they take the same time.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from subprocess import TimeoutExpired
 from typing import Any
 
 import numpy as np
@@ -14,14 +16,16 @@ from benchmarks.harness import Row, compare, number, ratio, times
 
 EDGE, LARGE = 48, 128
 CELL = 9.6  # Å
-STREAMED = 0.5e9  # bytes that a large grid may take
+PATIENCE = 60  # seconds for bfloat16
 
 
 def measure(quick: bool) -> Iterator[Row]:
     """Run the production size and the default model."""
     edge, large = (16, 32) if quick else (EDGE, LARGE)
-    works = {"plain": plain, "float32": in_float32, "bfloat16": in_bfloat16, "default": default}
+    works = {"plain": plain, "float32": in_float32, "default": default}
     found = compare(works, edge, rounds=2, calls=2)
+    with suppress(TimeoutExpired):  # for ever, on processors without units for it
+        found |= compare({"bfloat16": in_bfloat16}, edge, rounds=2, limit=PATIENCE)
     module = found["plain"]
     work = 4.233e6 * edge**3
     floor = (
@@ -29,7 +33,14 @@ def measure(quick: bool) -> Iterator[Row]:
         f"{peak_flops() / 1e9:.0f} GFLOP/s that a product of matrices reaches here"
     )
     for kind, must, aim in (("float32", 1.0, 1.3), ("bfloat16", 2.3, 3.0)):
-        ours = found[kind]
+        ours = found.get(kind)
+        if ours is None:
+            yield Row(
+                f"FlatResNet3D production {edge}³, {kind}", "plain PyTorch module, float32",
+                module.typical / PATIENCE, "×", must, aim,
+                said=f"did not end within {PATIENCE} s", floor=floor,
+            )  # fmt: skip
+            continue
         change = np.abs(np.array(ours.answer) - module.answer).max()
         yield Row(
             f"FlatResNet3D production {edge}³, {kind}", "plain PyTorch module, float32",

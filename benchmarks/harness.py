@@ -117,7 +117,12 @@ def times(seconds: float) -> str:
 
 
 def compare(
-    works: Mapping[str, Work], *given: Any, rounds: int = 3, calls: int = 1, threads: int = 0
+    works: Mapping[str, Work],
+    *given: Any,
+    rounds: int = 3,
+    calls: int = 1,
+    threads: int = 0,
+    limit: float = LIMIT,
 ) -> dict[str, Measured]:
     """Run works one after another, several rounds of all.
 
@@ -133,11 +138,13 @@ def compare(
         Calls in each process; the first one is left out of the seconds if there are several.
     threads
         Of numerical libraries; 0 for as many as there are cores.
+    limit
+        Seconds for a process.
     """
     found = {name: Measured() for name in works}
     for _ in range(rounds):
         for name, work in works.items():
-            once = apart(work, *given, calls=calls, threads=threads)
+            once = apart(work, *given, calls=calls, threads=threads, limit=limit)
             found[name].seconds += once.seconds[calls > 1 :]
             found[name].grown.append(once.grown[0])
             found[name].answers += once.answers
@@ -149,7 +156,9 @@ def ratio(other: Measured, ours: Measured) -> float:
     return median(b / a for a, b in zip(ours.seconds, other.seconds, strict=True))
 
 
-def apart(work: Work, *given: Any, calls: int = 1, threads: int = 0) -> Measured:
+def apart(
+    work: Work, *given: Any, calls: int = 1, threads: int = 0, limit: float = LIMIT
+) -> Measured:
     """Run a work in a fresh process."""
     task = {"module": work.__module__, "name": work.__name__, "given": given, "calls": calls}
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
@@ -166,7 +175,7 @@ def apart(work: Work, *given: Any, calls: int = 1, threads: int = 0) -> Measured
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=LIMIT,
+            timeout=limit,
             check=False,
         )
         if not result.exists():
