@@ -209,8 +209,8 @@ def card(steps: int) -> ModelCard:
         f"7n4y, 8tux) and {SHAPES} made-up shapes; supervised contrastive loss, {steps} steps.",
         licence="BSD-3-Clause",
         version="1",
-        description="Vectors that are near each other for particles that look alike, for *Find "
-        "similar*. It has seen no real tomogram.",
+        description="Vectors that are near each other for particles that look alike, for the "
+        "window Find similar. It has seen no real tomogram.",
     )
 
 
