@@ -175,7 +175,7 @@ def f_of(
         kept = found.select(found.scores >= threshold)
         return vox.evaluate_picks(kept, truth).classes[kind.name].f
 
-    return round(f(kind.threshold), 3), round(max(map(f, np.unique(found.scores))), 3)
+    return round(f(kind.threshold), 3), round(max(map(f, np.unique(found.scores)), default=0.0), 3)
 
 
 Results = dict[tuple[int, Task, str], dict[str, Any]]

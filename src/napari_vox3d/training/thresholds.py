@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 LOWEST = 0.05  # threshold that a class may get
 _PLATEAU = 0.98  # share of the best F
+_WIDE_PLATEAU = 0.9  # the same where F is estimated from some: these hardly tell the lowest scores
 _LEVELS = np.linspace(-3, 5, 81)  # logits
 _ENOUGH = 0.15  # recall from which on the number of particles is judged by it
 _RARE = 1e-6  # picks for a level: fewer tell nothing
@@ -178,7 +179,7 @@ class Confidence:
         if not self.recall.any():
             return None
         f = 2 * self.expected * self.recall / (self.picked + self.expected)
-        plateau = np.flatnonzero(f >= _PLATEAU * f.max())
+        plateau = np.flatnonzero(f >= _WIDE_PLATEAU * f.max())
         return round(float(expit(self.levels[plateau].mean())), 3)
 
     def share_at(self, scores: ArrayLike | None) -> NDArray[np.float64]:
