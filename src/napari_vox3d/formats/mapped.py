@@ -33,6 +33,8 @@ class MappedValues(np.memmap):
         When it is indexed, if the file was cut short.
     """
 
+    _mmap: mmap.mmap | None  # of NumPy, which does not tell; None for copies
+
     def __getitem__(self, index: Any) -> Any:
         if self._mmap is None:  # a copy
             return self.view(np.ndarray)[index]
