@@ -19,6 +19,7 @@ from napari_vox3d.gui.layers import (
     SPHERES,
     picks_from_layer,
     same_picks,
+    show_whole_spheres,
     volume_from_layer,
 )
 from napari_vox3d.gui.tomograms import calibrate, is_picks, is_tomogram
@@ -183,6 +184,9 @@ def open_again(viewer: napari.viewer.Viewer, example: ClickedTomogram) -> tuple[
     if points is None:
         points = points_on(tomogram, example)
         viewer.add_layer(points)
+        radii = np.asarray(example.diameters, float) / 2
+        show_whole_spheres(viewer, Picks(example.positions, points.name, radii=radii))
+        points.current_size = float(points.size.max(initial=points.current_size))
     return tomogram, points
 
 
