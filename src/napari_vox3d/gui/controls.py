@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 OPEN_FIRST = "Open a tomogram first: File › Open File(s)…, or File › Open Sample › vox3d."
 DEFAULT = "default"  # in a menu of models: the source decides which of several
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+_COLUMN = 240  # pixels: long text makes no wide window
 
 
 def drop_down(tooltip: str, **options: Any) -> ComboBox:
@@ -128,11 +129,18 @@ def new_grid(table: QWidget, wide: int) -> QGridLayout:
     return grid
 
 
+class _Note(QLabel):
+    """Text that wraps, and asks for no more than a column however long it is."""
+
+    def sizeHint(self) -> QSize:
+        """Width of a column, and the height that the text needs there; Qt asks for it."""
+        width = min(super().sizeHint().width(), _COLUMN)
+        return QSize(width, self.heightForWidth(width))
+
+
 def note(text: str = "") -> QLabel:
     """Make a line of text that wraps."""
-    label = QLabel(text)
-    label.setWordWrap(True)
-    return label
+    return _Note(text, wordWrap=True)
 
 
 class _UpAndDown(QScrollArea):
