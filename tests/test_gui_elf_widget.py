@@ -18,7 +18,7 @@ from napari.settings import get_plugin_settings
 import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui import controls
-from napari_vox3d.gui.controls import choose
+from napari_vox3d.gui.controls import DEFAULT, choose
 from napari_vox3d.gui.elf_widget import FILE, PredictELF
 from napari_vox3d.gui.layers import structure_layers, volume_layers
 from napari_vox3d.gui.settings import recall, remember
@@ -296,7 +296,7 @@ def test_settings_are_remembered(opened, qtbot, inference):
 def test_a_default_model_is_not_nailed_down(opened, qtbot, inference):
     viewer, widget = opened
     add(viewer, volume_layers([magnesium()]))
-    widget.model.menu.value = load_model(task="elf").card.name
+    widget.model.menu.value = DEFAULT
     press_and_wait(qtbot, widget)
     assert recall("elf")["model"] == ""
 

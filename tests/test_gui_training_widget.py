@@ -441,6 +441,7 @@ def test_a_real_training_on_the_sample_then_picking(opened, qtbot, errors):
     viewer, widget = opened
     for layer in simulated_tomogram():
         viewer.add_layer(Layer.create(*layer))
+    widget.examples.rows[0].points.value = viewer.layers["true particles"]  # hidden: not guessed
     widget.start.menu.value = "network encodernet"
     widget.training.minutes.value = 0.1
     widget.run.press()

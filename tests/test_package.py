@@ -52,7 +52,7 @@ STOREYS = {
     "density": 4, "models": 4, "curation": 5, "inference": 5, "training": 6, "batch": 6, "gui": 7,
     "terminal": 7,
     "cli_training": 8, "cli_analysis": 8, "cli_samples": 8, "cli_models": 8, "cli_batch": 8,
-    "cli": 9,
+    "cli_similar": 9, "cli": 10,
 }  # fmt: skip
 
 
