@@ -301,7 +301,7 @@ def test_two_batches_in_one_folder(nursery, cases, tmp_path):
 
 @pytest.mark.skipif(not os.environ.get("DISPLAY"), reason="needs a display")
 def test_opening_running_and_closing_leaves_nothing_behind(long, linux, cases):
-    rounds, first = (200, 40) if long else (10, 4)
+    rounds, first = (200, 40) if long else (6, 2)
     ran = subprocess.run(
         [sys.executable, CYCLES, str(rounds)], capture_output=True, text=True, check=False
     )
