@@ -114,9 +114,8 @@ def landmark(elf: Volume, where: str) -> float:
 
 def predicted(model: Model, crystal: Crystal) -> Volume:
     """ELF by the model, on the grid of the crystal; it is meant to be new to the model."""
-    silent = model.with_card(model.card.model_copy(update={"known": None}))
     source = source_of(crystal, model.card.input.source)
-    return vox.predict_elf(source, silent, shape=crystal.elf.shape)
+    return vox.predict_elf(source, model.without_known_range(), shape=crystal.elf.shape)
 
 
 def mean_error(elf: Volume, crystal: Crystal) -> float:

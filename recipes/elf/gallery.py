@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 from matplotlib import pyplot
 from numpy.typing import NDArray
-from recipes.elf.accept import APART
+from recipes.elf.accept import APART, mean_error
 from recipes.elf.crystals import DATA, formula, source_of
 from recipes.elf_data.shards import Crystal, read_shards
 from rich.progress import track
@@ -54,11 +54,13 @@ def main() -> None:
 
 def predicted(model: Model, crystal: Crystal) -> Drawn:
     """ELF and band by the model, on the grid of the crystal; it is meant to be new to the model."""
-    silent = model.with_card(model.card.model_copy(update={"known": None}))
-    source = source_of(crystal, model.card.input.source)
-    elf, band = vox.predict_elf(source, silent, shape=crystal.elf.shape, uncertainty=True)
-    error = float(np.abs(elf.values - crystal.elf.values).mean())
-    return Drawn(crystal, elf, band, error)
+    elf, band = vox.predict_elf(
+        source_of(crystal, model.card.input.source),
+        model.without_known_range(),
+        shape=crystal.elf.shape,
+        uncertainty=True,
+    )
+    return Drawn(crystal, elf, band, mean_error(elf, crystal))
 
 
 def chosen(drawn: Sequence[Drawn]) -> Iterator[Drawn]:

@@ -30,6 +30,7 @@ from napari_vox3d.training.elf import CHANNELS, fitted_model
 from napari_vox3d.training.elf_errors import known_range
 from napari_vox3d.training.elf_examples import ExampleStore, StoredExample
 from napari_vox3d.training.elf_fit import BATCH_VOXELS, fit_elf
+from napari_vox3d.training.inputs import counted
 from napari_vox3d.training.losses import DEFAULT_TERMS, TERMS, Objective
 
 NAMES = [entry.name for entry in ARCHITECTURES if entry.task == "elf"]
@@ -151,7 +152,7 @@ def account(given: argparse.Namespace, crystals: int, steps: int) -> str:
     pairs = f", none with both elements of {' or '.join(given.pairs)}" if given.pairs else ""
     return (
         f"{crystals} crystals{pairs}: {DATA}. {steps} steps in {given.minutes:g} minutes on "
-        f"{choose_device(given.device)} ({given.threads} threads); losses: {objective}."
+        f"{choose_device(given.device)} ({counted(given.threads, 'thread')}); losses: {objective}."
     )
 
 

@@ -17,9 +17,9 @@ from napari_vox3d.formats.fortran_fields import WIDTHS, Fields
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_CHUNK = 1 << 14  # numbers at a time: what becomes of them stays in the cache
+_CHUNK = 1 << 17  # numbers at a time: with fewer, threads wait for each other between operations
 _PIECE = 1 << 16  # lines parsed at a time where the layout is free
-_THREADS = os.cpu_count() or 1
+_THREADS = min(8, os.cpu_count() or 1)  # each has some megabytes of its own
 _AHEAD = 4 * _THREADS  # parts that are made while others are being written
 Text = bytes | mmap.mmap
 _TOKEN = re.compile(

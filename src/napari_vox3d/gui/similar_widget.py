@@ -39,6 +39,7 @@ from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.gui.workers import RunControl
+from napari_vox3d.inference.similarity import THRESHOLD
 from napari_vox3d.picks import Picks
 from napari_vox3d.provenance import Run
 
@@ -52,7 +53,6 @@ SELECT_FIRST = (
     "Select some picks of the kind that you mean first: press 3 on the canvas and click them, "
     "with Shift for several."
 )
-THRESHOLD = 0.8  # as `find_similar` takes it, without torch
 CLUSTER, CLASS = "cluster", "class"  # features of the points
 CLEAREST = "as is clearest"
 

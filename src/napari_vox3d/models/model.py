@@ -87,6 +87,10 @@ class Model:
         """Make a model of the same weights under another card."""
         return Model(card, self._state, weights=self.weights)
 
+    def without_known_range(self) -> Model:
+        """Give the same model without warnings of strange crystals: for those meant to be new."""
+        return self.with_card(self.card.model_copy(update={"known": None}))
+
     def release(self) -> None:
         """Forget the networks that `network` made, and give device memory back."""
         import torch

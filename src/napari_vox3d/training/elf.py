@@ -285,8 +285,7 @@ def _errors(
 
     A second table tells what the band around the ELF covers, if there is one.
     """
-    # Held-out crystals are meant to be new to the model: nothing to be warned of.
-    silent = model.with_card(model.card.model_copy(update={"known": None}))
+    silent = model.without_known_range()
     errors: list[tuple[float, float, float]] = []
     covered: list[float] = []
     for elf in held_out:
