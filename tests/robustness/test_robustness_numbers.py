@@ -14,6 +14,7 @@ from samples import MOLECULE
 import napari_vox3d as vox
 from napari_vox3d import Volume
 from napari_vox3d.density import tsirelson_stash_elf
+from napari_vox3d.density.resampling import orthogonal_box
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import read_volumes, write_volume
 from napari_vox3d.inference.picking import pick_particles
@@ -271,11 +272,57 @@ def numbers_of(result):
 @pytest.mark.parametrize("measure", MEASURES)
 @pytest.mark.parametrize("kind", ODD)
 def test_odd_crystals_are_measured_in_finite_numbers_or_refused(kind, measure):
-    if kind in ("no voxels", "largest float32", "beyond float32"):  # whose squares are infinite
+    if kind == "no voxels":
         return
     volume = Volume.on_lattice(ODD[kind], MOLECULE.cell.array, quantity="elf", atoms=MOLECULE)
     found = sentence_or(MEASURES[measure], volume)
     assert found is None or np.isfinite(numbers_of(found)).all()
+
+
+EXTREMES = {"float32": (3.4e38, "f4"), "float64": (1.7e308, "f8"), "tiny": (1e-300, "f8")}
+
+
+@pytest.mark.parametrize("extreme", EXTREMES)
+def test_a_crystal_of_extreme_numbers_is_like_one_of_usual_numbers(extreme):
+    factor, dtype = EXTREMES[extreme]
+    usual = np.random.default_rng(0).uniform(-1, 1, SHAPE).astype(dtype)
+    skewed = MOLECULE.cell.array + np.eye(3, k=-1)
+    one, other = (
+        Volume.on_lattice(values, skewed, quantity="elf", atoms=MOLECULE)
+        for values in (usual, usual * np.array(factor, dtype))
+    )
+    for measure in ("line", "plane", "statistics"):
+        expected, found = (MEASURES[measure](volume) for volume in (one, other))
+        if measure == "statistics":
+            assert found.deviation / factor == pytest.approx(expected.deviation)
+            np.testing.assert_array_equal(found.counts, expected.counts)
+            continue
+        largest = np.finfo(float).max / max(1, factor)  # a spline goes beyond its values
+        expected = np.clip(np.asarray(expected.values), -largest, largest)
+        np.testing.assert_allclose(found.values / factor, expected, rtol=1e-4, atol=1e-4)
+    surfaces = [vox.isosurface(one, 0.5), vox.isosurface(other, 0.5 * factor, other)]
+    np.testing.assert_array_equal(surfaces[0].faces, surfaces[1].faces)
+    np.testing.assert_allclose(surfaces[0].vertices, surfaces[1].vertices, atol=1e-3)
+    assert np.isfinite(surfaces[1].colours).all()
+    opposite = other.with_values(-other.values)
+    assert np.isfinite(numbers_of(vox.compare_volumes(other, opposite))).all()
+    assert np.isfinite(orthogonal_box(other).values).all()
+
+
+def test_values_that_differ_in_their_last_digit_have_statistics():
+    values = np.where(NOISE > 0, 1.0, np.nextafter(1, 2))
+    found = vox.volume_statistics(Volume.on_lattice(values, MOLECULE.cell.array))
+    assert found.counts.sum() == values.size
+
+
+@pytest.mark.parametrize("how", [
+    {"hkl": (10**9, 1, 0)}, {"hkl": (np.nan, 1, 0)}, {"hkl": (0, 0, 1), "origin": [1e300, 0, 0]},
+    {"hkl": (0, 0, 1), "extent": 1e300, "spacing": 1e299}, {"hkl": (0, 0, 1), "spacing": 1e-9},
+])  # fmt: skip
+def test_impossible_planes_are_refused_before_memory_is_taken(how):
+    volume = Volume.on_lattice(NOISE, MOLECULE.cell.array)
+    with pytest.raises(Vox3dError):
+        vox.lattice_plane(volume, **how)
 
 
 LEARNT = ("nan", "one infinite", "zeros", "i1", "u2", "beyond float32", "one voxel", "plane")

@@ -10,9 +10,11 @@ import numpy as np
 
 from napari_vox3d.density.splines import (
     PeriodicSpline,
+    of_order_one,
     periodic_numbers,
     real_numbers,
     require_periodic,
+    saturated,
     title,
 )
 from napari_vox3d.errors import Vox3dError
@@ -74,8 +76,9 @@ def compare_volumes(volume: Volume, reference: Volume) -> Comparison:
             f"{title(volume)} holds {volume.quantity!r} and {title(reference)} "
             f"{reference.quantity!r}: these cannot be compared."
         )
-    difference = values - _on_grid_of(volume, reference)
-    absolute = np.abs(difference)
+    with np.errstate(over="ignore"):
+        difference = saturated(values - _on_grid_of(volume, reference))
+    absolute, exponent = of_order_one(np.abs(difference))
     return Comparison(
         volume.with_values(
             difference,
@@ -90,9 +93,9 @@ def compare_volumes(volume: Volume, reference: Volume) -> Comparison:
                 }
             },
         ),
-        mae=float(absolute.mean()),
-        rmse=float(np.sqrt((absolute**2).mean())),
-        largest=float(absolute.max()),
+        mae=float(np.ldexp(absolute.mean(), exponent)),
+        rmse=float(np.ldexp(np.sqrt((absolute**2).mean()), exponent)),
+        largest=float(np.ldexp(absolute.max(), exponent)),
     )
 
 
@@ -228,14 +231,20 @@ def volume_statistics(volume: Volume, bins: int = 100) -> Statistics:
     if not numbers.size:
         raise Vox3dError(f"{title(volume)} holds no numbers.")
     fractions = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99)
-    counts, edges = np.histogram(numbers, bins)
-    mean = float(numbers.mean())
+    numbers, exponent = of_order_one(numbers)
+    least, largest = numbers.min(), numbers.max()
+    narrow = largest - least < bins * np.finfo(float).eps  # too much so for that many bins
+    counts, edges = np.histogram(numbers, bins, (least - 0.5, largest + 0.5) if narrow else None)
+    with np.errstate(over="ignore"):
+        edges = saturated(np.ldexp(edges, exponent))
+    mean = float(np.ldexp(numbers.mean(), exponent))
+    quantiles = np.ldexp(np.quantile(numbers, fractions), exponent)
     return Statistics(
-        least=float(numbers.min()),
+        least=float(np.ldexp(least, exponent)),
         mean=mean,
-        largest=float(numbers.max()),
-        deviation=float(numbers.std()),
-        quantiles=dict(zip(fractions, np.quantile(numbers, fractions).tolist(), strict=True)),
+        largest=float(np.ldexp(largest, exponent)),
+        deviation=float(np.ldexp(numbers.std(), exponent)),
+        quantiles=dict(zip(fractions, quantiles.tolist(), strict=True)),
         counts=counts,
         edges=edges,
         electrons=mean * volume.volume if volume.unit == "e/Å³" else None,

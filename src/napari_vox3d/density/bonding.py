@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from napari_vox3d.density.attractors import Peak, Search
-from napari_vox3d.density.splines import periodic_numbers
+from napari_vox3d.density.splines import periodic_numbers, title
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.picks import Picks
 from napari_vox3d.progress import Progress
@@ -29,6 +29,7 @@ KINDS = ("core", "bond", "lone pair", "interstitial")
 _CORE = 0.5  # covalent radii: cores end here
 _BONDED = 1.25  # sums of covalent radii: longer distances are no bonds
 _SLACK = 0.4  # Å beyond the covalent radii: what small atoms, hydrogen above all, reach as well
+_IMPOSSIBLE = 1e12  # no ELF, in whatever way it is scaled
 _DETOUR = 1.2  # lengths of a bond: the longest way by a maximum between the atoms
 _REACH = 1.25  # covalent radii: a maximum farther from an atom is not of that atom
 _AS_NEAR = 1.2  # times as far, in covalent radii: atoms that share a void
@@ -129,7 +130,10 @@ def _checked(elf: Volume) -> NDArray[np.float64]:
         raise Vox3dError(f"Maxima are found in the ELF of a crystal, and this is {what}.")
     if elf.atoms is None or not len(elf.atoms):
         raise Vox3dError("What the maxima of an ELF are depends on its atoms; it has none.")
-    return periodic_numbers(elf)
+    values = periodic_numbers(elf)
+    if np.abs(values).max() > _IMPOSSIBLE:
+        raise Vox3dError(f"{title(elf)} holds values that no ELF has.")
+    return values
 
 
 class _Surroundings:

@@ -14,6 +14,8 @@ from napari_vox3d.volume import Volume
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+_FAR = 1e30  # times the usual distance from the level: the surface is at the other end of an edge
+
 
 @dataclass(frozen=True, eq=False)
 class Isosurface:
@@ -74,11 +76,20 @@ def isosurface(volume: Volume, level: float, colour_by: Volume | None = None) ->
         raise Vox3dError(
             f"{title(volume)} has values from {low:.4g} to {high:.4g}: no surface at {level:.4g}."
         )
+    above = _above(values, level)
     if volume.periodic:
-        values = np.pad(values, (0, 1), mode="wrap")
-    indices, faces, _, _ = marching_cubes(values, level)
+        above = np.pad(above, (0, 1), mode="wrap")
+    indices, faces, _, _ = marching_cubes(above, 0.0)
     if np.linalg.det(volume.step) < 0:
         faces = faces[:, ::-1]  # a mirrored grid turns the triangles inside out
     vertices = volume.to_world(indices)
     colours = None if colour_by is None else PeriodicSpline(colour_by).at(vertices)
     return Isosurface(vertices, faces.astype(int), level, colours)
+
+
+def _above(values: NDArray[np.float64], level: float) -> NDArray[np.float32]:
+    """How far values lie above a level, in a unit in which single precision holds them."""
+    above = values / 2 - level / 2  # the difference of the largest numbers would be infinite
+    unit = np.median(np.abs(above[above != 0]))
+    with np.errstate(over="ignore"):
+        return np.clip(above / unit, -_FAR, _FAR).astype(np.float32)

@@ -52,6 +52,9 @@ def orthogonal_box(volume: Volume, spacing: float | None = None) -> Volume:
     native_values = np.asarray(volume.values)
     if native_values.dtype.kind != "f" or native_values.dtype.itemsize < 4:
         native_values = native_values.astype(np.float32)
+    if native_values.dtype == np.float64:
+        limit = np.finfo(np.float32).max
+        native_values = np.clip(native_values, -limit, limit)
     values = affine_transform(
         native_values,
         to_native,

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 _MOST_POINTS = 10_000**2  # of a plane
+_LARGEST_INDEX = 50  # of Miller's: what a plane repeats is searched for in all cells up to there
+_FARTHEST = 1e9  # Å from the origin: beyond, a double does not say where in a cell a point is
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,12 +124,14 @@ def lattice_plane(
     Raises
     ------
     Vox3dError
-        If the indices are not three integers or all zero, lengths are not positive, or the plane
-        has too many points.
+        If the indices are not three integers up to 50 or all zero, lengths are not positive, the
+        plane has too many points, or the volume is not a periodic one of real numbers.
     """
     indices = np.asarray(hkl)
     if indices.shape != (3,) or (indices != np.rint(indices)).any() or not indices.any():
         raise Vox3dError(f"Miller indices are three integers that are not all zero, not {hkl!r}.")
+    if np.abs(indices).max() > _LARGEST_INDEX:
+        raise Vox3dError(f"Miller indices go up to {_LARGEST_INDEX} here, not to {hkl!r}.")
     first, second = _lattice_vectors_in_plane(volume.lattice, np.rint(indices).astype(int))
     across = first / np.linalg.norm(first)
     normal = np.cross(first, second)
@@ -137,7 +141,7 @@ def lattice_plane(
         extent = float(np.linalg.norm(first) + np.linalg.norm(second))
     size = np.broadcast_to(np.asarray(extent, float), 2)
     spacing = float(volume.voxel_size.min() if spacing is None else spacing)
-    if not (np.isfinite(size).all() and (size > 0).all() and np.isfinite(spacing) and spacing > 0):
+    if not ((size > 0) & (size < _FARTHEST)).all() or not 0 < spacing < _FARTHEST:
         raise Vox3dError(f"Extent and spacing are positive lengths in Å, not {extent}, {spacing}.")
     rows, columns = (2 * round(float(edge) / spacing / 2) + 1 for edge in size)
     if rows * columns > _MOST_POINTS:
@@ -174,6 +178,6 @@ def _lattice_vectors_in_plane(
 
 def _three(point: Any, what: str) -> NDArray[np.float64]:
     numbers = np.asarray(point, float)
-    if numbers.shape != (3,) or not np.isfinite(numbers).all():
+    if numbers.shape != (3,) or not (np.abs(numbers) < _FARTHEST).all():
         raise Vox3dError(f"{what} is three numbers in Å (z, y, x), not {point}.")
     return numbers

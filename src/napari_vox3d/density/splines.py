@@ -20,7 +20,8 @@ class PeriodicSpline:
         from scipy.ndimage import spline_filter
 
         self._volume = volume
-        self._coefficients = spline_filter(periodic_numbers(volume), order=3, mode="grid-wrap")
+        values, self._exponent = of_order_one(periodic_numbers(volume))
+        self._coefficients = spline_filter(values, order=3, mode="grid-wrap")
 
     def at(self, world: NDArray[np.float64]) -> NDArray[np.float64]:
         """Values at (..., 3) points in Å (z, y, x)."""
@@ -30,13 +31,15 @@ class PeriodicSpline:
         """Values at (..., 3) fractional voxel indices."""
         from scipy.ndimage import map_coordinates
 
-        return map_coordinates(
+        values = map_coordinates(
             self._coefficients,
             np.moveaxis(indices, -1, 0),
             order=3,
             mode="grid-wrap",
             prefilter=False,
         )
+        with np.errstate(over="ignore"):
+            return saturated(np.ldexp(values, self._exponent))
 
 
 def periodic_numbers(volume: Volume) -> NDArray[np.float64]:
@@ -54,6 +57,21 @@ def real_numbers(volume: Volume) -> NDArray[np.float64]:
     if np.iscomplexobj(volume.values):
         raise Vox3dError(f"{title(volume)} holds complex values; real ones are needed.")
     return np.asarray(volume.values, np.float64)
+
+
+def of_order_one(values: NDArray[np.float64]) -> tuple[NDArray[np.float64], int]:
+    """Finite numbers over a power of two that leaves none above 1, and its exponent.
+
+    Neither their squares nor their sums are infinite, and no digit is lost.
+    """
+    exponent = int(np.frexp(np.abs(values).max(initial=0.0))[1])
+    return np.ldexp(values, -exponent), exponent
+
+
+def saturated(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Numbers, the largest there are in place of infinity."""
+    limit = np.finfo(np.float64).max
+    return np.clip(values, -limit, limit, out=values)
 
 
 def require_periodic(volume: Volume) -> None:
