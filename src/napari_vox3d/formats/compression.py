@@ -5,7 +5,7 @@ from __future__ import annotations
 import bz2
 import gzip
 import lzma
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -52,20 +52,21 @@ def read_whole(path: str | Path, file: IO[bytes]) -> bytes:
     FormatError
         If it does.
     """
+    return b"".join(unpack(path, file)) if is_compressed(path) else file.read()
+
+
+def unpack(path: str | Path, file: IO[bytes], size: int = _PART) -> Iterator[bytes]:
+    """What `read_whole` reads of a compressed file, `size` bytes at a time."""
     most = max(PLENTY, RATIO * Path(path).stat().st_size)
-    if not is_compressed(path):
-        return file.read()
-    parts, size = [], 0
-    while part := file.read(_PART):
-        parts.append(part)
-        size += len(part)
-        if size > most:
+    while part := file.read(size):
+        yield part
+        most -= len(part)
+        if most < 0:
             raise FormatError(
                 path,
                 f"unpacks to more than {RATIO} times its size, as no file of its kind does",
                 hint="If you trust it, unpack it first.",
             )
-    return b"".join(parts)
 
 
 def create_bytes(path: str | Path, name: str) -> IO[bytes]:

@@ -8,7 +8,6 @@ are stored as they are. `vasp_numbers` reads and writes the numbers.
 from __future__ import annotations
 
 import io
-import mmap
 import re
 import warnings
 from collections.abc import Sequence
@@ -20,15 +19,10 @@ import numpy as np
 
 from napari_vox3d.errors import FormatError
 from napari_vox3d.formats.aside import write_aside
-from napari_vox3d.formats.compression import (
-    create_bytes,
-    is_compressed,
-    open_bytes,
-    plain_name,
-    read_whole,
-)
+from napari_vox3d.formats.compression import create_bytes, open_bytes, plain_name
 from napari_vox3d.formats.poscar import Lines, format_poscar, is_count, parse_poscar
-from napari_vox3d.formats.vasp_numbers import BadNumberError, Text, format_numbers, read_numbers
+from napari_vox3d.formats.vasp_numbers import BadNumberError, format_numbers
+from napari_vox3d.formats.vasp_text import Unread
 from napari_vox3d.provenance import as_text, split_text
 from napari_vox3d.volume import Volume
 
@@ -121,13 +115,7 @@ def read(path: str | Path) -> list[Volume]:
         lines = Lines(path, file)
         atoms = parse_poscar(lines)
         shape = _grid(lines)
-        if is_compressed(path):
-            text: Text = read_whole(path, file)
-            start = 0
-        else:
-            text = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-            start = file.tell()
-    blocks, between, images = _blocks(lines, text, start, shape, len(atoms))
+        blocks, between, images = _blocks(Unread(path, file), shape, len(atoms))
     if len(blocks) not in (1, 2, 4):
         raise FormatError(path, f"holds {len(blocks)} blocks of numbers; 1, 2 or 4 are known")
     return _volumes(path, kind, atoms, blocks, between, images)
@@ -147,35 +135,29 @@ def _grid(lines: Lines) -> tuple[int, int, int]:
 
 
 def _blocks(
-    lines: Lines, text: Text, start: int, shape: tuple[int, int, int], atoms: int
+    unread: Unread, shape: tuple[int, int, int], atoms: int
 ) -> tuple[list[NDArray[np.float64]], list[bytes], bool]:
     """Blocks of numbers, the text after each, and whether further images follow."""
     again = re.compile(rb"^[ \t]*%d[ \t]+%d[ \t]+%d[ \t]*\r?$" % shape, re.MULTILINE)
-    head, first = lines.number, start
     size = " × ".join(map(str, shape))
-
-    def wrong(reason: str, offset: int) -> FormatError:
-        line = head + text[first:offset].count(b"\n") + 1
-        return FormatError(lines.path, f"{reason} (grid {size})", where=f"line {line}")
-
     blocks, between = [], []
     while True:
         try:
-            values, end = read_numbers(text, start, shape[0] * shape[1] * shape[2])
+            values = unread.numbers(shape[0] * shape[1] * shape[2])
         except BadNumberError as error:
-            raise wrong(str(error), error.offset) from None
+            raise unread.error(f"{error} (grid {size})", error.offset) from None
         blocks.append(values.reshape(shape[::-1]))
-        grid_line = again.search(text, end)
-        rest = text[end : grid_line.start() if grid_line else len(text)]
-        if grid_line and _is_header(rest):
+        end = unread.place
+        rest, more = unread.until(again)
+        if more and _is_header(rest):
+            unread.finish()
             between.append(b"")
             return blocks, between, True
         if _leading_numbers(rest) not in (0, atoms, 3 * atoms, 4 * atoms):  # moments of the atoms
-            raise wrong("more values than the grid holds", end)
+            raise unread.error(f"more values than the grid holds (grid {size})", end)
         between.append(rest)
-        if not grid_line:
+        if not more:
             return blocks, between, False
-        start = text.find(b"\n", grid_line.end()) + 1 or len(text)
 
 
 def _is_header(text: bytes) -> bool:

@@ -6,7 +6,7 @@ import mmap
 import os
 import re
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -37,7 +37,9 @@ class BadNumberError(ValueError):
         super().__init__(reason)
 
 
-def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64], int]:
+def read_numbers(
+    text: Text, start: int, count: int, found: Sequence[NDArray[np.float64]] = ()
+) -> tuple[NDArray[np.float64], int]:
     """Read a block of numbers that begins at the start of a line and ends with one.
 
     Lines of equal length in the layout ``0.12345678901E+02`` are decoded by columns, which gives
@@ -54,6 +56,8 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
         Byte where the block begins.
     count
         Number of values.
+    found
+        The first of them, which stood before `start`.
 
     Returns
     -------
@@ -67,10 +71,14 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
     BadNumberError
         If the block ends early, holds anything but numbers, or its last line holds too many.
     """
-    if count > len(text) - start:  # before memory is taken for them
+    done = sum(map(len, found))
+    if count - done > len(text) - start:  # before memory is taken for them
         raise BadNumberError(len(text), f"the file ends before its {count} values")
     values = np.empty(count)
-    done, offset = _read_columns(text, start, values)
+    if found:
+        np.concatenate(found, out=values[:done])
+    read, offset = _read_columns(text, start, values[done:])
+    done += read
     while done < count:
         first = text[offset : _line_end(text, offset, 1)]
         if not first:
@@ -78,12 +86,57 @@ def read_numbers(text: Text, start: int, count: int) -> tuple[NDArray[np.float64
         per_line = max(1, len(first.split()))
         lines = min(max(1, (count - done) // per_line), _PIECE)
         end = _line_end(text, offset, lines)
-        found, surplus = np.split(_parse(text, offset, end), [count - done])
+        part, surplus = np.split(_parse(text[offset:end], offset), [count - done])
         if len(surplus) >= per_line or surplus.any():
             raise BadNumberError(offset, f"more than the {count} values that the grid holds")
-        values[done : done + len(found)] = found
-        done, offset = done + len(found), end
+        values[done : done + len(part)] = part
+        done, offset = done + len(part), end
     return values, offset
+
+
+def unpack_columns(
+    text: bytes, more: Callable[[], bytes], count: int
+) -> tuple[list[NDArray[np.float64]], bytes]:
+    """Decode full lines of fixed columns while text that follows is unpacked.
+
+    Parameters
+    ----------
+    text
+        The beginning of a block of numbers, with the end of its first line.
+    more
+        Gives the next piece of text, and an empty one at the end.
+    count
+        Number of values.
+
+    Returns
+    -------
+    values
+        The first of them, in parts; none if the layout is another.
+    text
+        What stands after those.
+    """
+    columns = _Columns(text[: text.find(b"\n") + 1])
+    lines = count // columns.count if columns.known else 0
+    found: list[NDArray[np.float64]] = []
+    ahead: deque[tuple[bytes, Future[NDArray[np.float64] | None]]] = deque()
+    with ThreadPoolExecutor(_THREADS) as pool:
+        while lines or ahead:
+            size = columns.length * min(columns.step, lines, max(1, len(text) // columns.length))
+            if lines and len(text) < size and (part := more()):
+                text += part
+            elif lines and len(text) >= size and len(ahead) <= _THREADS:
+                piece, text = text[:size], text[size:]
+                ahead.append((piece, pool.submit(columns.decoded, piece)))
+                lines -= size // columns.length
+            elif not ahead:  # the text has ended
+                break
+            else:
+                values = ahead[0][1].result()
+                if values is None:
+                    break
+                found.append(values)
+                ahead.popleft()
+    return found, b"".join([*(piece for piece, _ in ahead), text])
 
 
 def _line_end(text: Text, offset: int, lines: int) -> int:
@@ -96,49 +149,72 @@ def _line_end(text: Text, offset: int, lines: int) -> int:
     return offset
 
 
+class _Columns:
+    """Lines like a given one, as fields of equal width; decodes them in several threads."""
+
+    def __init__(self, line: bytes) -> None:
+        fields = len(line.split())
+        self.length, self.count = len(line), max(1, fields)
+        self._width, rest = divmod(len(line) - 1, self.count)
+        self.known = bool(fields) and not rest and self._width in WIDTHS
+        self.step = max(1, _CHUNK // self.count)
+        self._spare: list[Fields] = []
+
+    def decode(self, rows: NDArray[np.uint8], values: NDArray[np.float64]) -> bool:
+        """Fill `values` from (lines, length) characters; False if that is not all they are."""
+        try:
+            fields = self._spare.pop()
+        except IndexError:
+            fields = Fields(self.step, self.count, self._width)
+        done = fields.decode(rows, values)
+        self._spare.append(fields)
+        if done:
+            return True
+        if (rows[:, -1] != ord("\n")).any():
+            return False
+        try:
+            found = _parse(rows.tobytes(), 0)
+        except BadNumberError:  # which is found again, and its place
+            return False
+        if len(found) != len(values):
+            return False
+        values[:] = found
+        return True
+
+    def decoded(self, text: bytes) -> NDArray[np.float64] | None:
+        """Values of whole lines; None if there is anything else."""
+        rows = np.frombuffer(text, np.uint8).reshape(-1, self.length)
+        values = np.empty(len(rows) * self.count)
+        return values if self.decode(rows, values) else None
+
+
 def _read_columns(text: Text, start: int, values: NDArray[np.float64]) -> tuple[int, int]:
     """Fill `values` from full lines of fixed columns; how many were read, and where they end.
 
     Reads nothing if the first line does not have that layout, and stops at the first chunk with
     lines of another length.
     """
-    newline = text.find(b"\n", start)
-    line = text[start:newline] if newline >= 0 else b""
-    columns = len(line.split())
-    if not columns or len(line) % columns or len(line) // columns not in WIDTHS:
+    columns = _Columns(text[start : text.find(b"\n", start) + 1])
+    if not columns.known:
         return 0, start
-    width, length = len(line) // columns, len(line) + 1
-    lines = min(len(values) // columns, (len(text) - start) // length)
+    step, length = columns.step, columns.length
+    lines = min(len(values) // columns.count, (len(text) - start) // length)
     rows = np.frombuffer(text, np.uint8, lines * length, start).reshape(lines, length)
-    step = max(1, _CHUNK // columns)
-    spare = [Fields(min(step, lines), columns, width) for _ in range(_THREADS)]
 
     def decode(first: int) -> bool:
         last = min(first + step, lines)
-        target = values[first * columns : last * columns]
-        fields = spare.pop()
-        try:
-            if fields.decode(rows[first:last], target):
-                return True
-        finally:
-            spare.append(fields)
-        if (rows[first:last, -1] != ord("\n")).any():
-            return False
-        found = _parse(text, start + first * length, start + last * length)
-        if len(found) != len(target):
-            return False
-        target[:] = found
-        return True
+        return columns.decode(
+            rows[first:last], values[first * columns.count : last * columns.count]
+        )
 
     with ThreadPoolExecutor(_THREADS) as pool:
         decoded = list(pool.map(decode, range(0, lines, step)))
     good = decoded.index(False) * step if False in decoded else lines
-    return good * columns, start + good * length
+    return good * columns.count, start + good * length
 
 
-def _parse(text: Text, start: int, end: int) -> NDArray[np.float64]:
-    """Numbers between two bytes, whatever the layout; NaN for what is none or infinite."""
-    piece = text[start:end]
+def _parse(piece: bytes, start: int) -> NDArray[np.float64]:
+    """Numbers of a text at byte `start`, whatever the layout; NaN for what is none or infinite."""
     values = None if piece.translate(None, b"0123456789+-.eE \t\r\n") else _plain_numbers(piece)
     if values is None:
         values = _odd_numbers(piece, start)
