@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from napari_vox3d import Picks, Volume, load_model, pick_particles
+from napari_vox3d import Picks, Volume, load_model, pick_particles, score_particles
 from napari_vox3d.errors import Cancelled, ModelError, Vox3dError
 from napari_vox3d.models import Model, ModelCard, NetworkSpec, ParticleClass, PickingInput
 from napari_vox3d.networks.catalogue import ARCHITECTURES
@@ -154,10 +154,42 @@ def test_fine_tuning_starts_from_the_outputs_of_the_base():
     assert not torch.isclose(new[0], old).all(1).any()
     window = torch.randn(1, 1, 64, 64, 64)
     with torch.inference_mode():
-        expected = base.network()(window)[0, [1, 0]]
+        expected = base.network()(window)[0, [1, 0, 2]]  # b, background, x
         torch.testing.assert_close(
             network.eval()(window).flatten()[1:], expected, atol=1e-3, rtol=0
         )
+
+
+def test_what_is_not_to_be_learnt_is_still_told_from_it(example):
+    base = train([example], network="unet", steps=2)
+    only_a = [kind for kind in base.card.classes if kind.name == "a"]
+    tuned = train([example], base=base, classes=only_a, steps=0)
+    assert tuned.card.classes[0].outputs == [0]
+    assert tuned.network().num_classes == 3
+    before, _ = score_particles(example[0], base, device="cpu")
+    after, = score_particles(example[0], tuned, device="cpu")
+    np.testing.assert_allclose(after.values, before.values, atol=1e-5)
+
+
+def test_outputs_of_a_class_count_together(example):
+    base = train([example], network="unet", steps=2)
+    a, b = base.card.classes
+    both = base.with_card(base.card.model_copy(update={
+        "classes": [a.model_copy(update={"name": "any", "outputs": [0, 1]})], "background": None
+    }))  # fmt: skip
+    any_, = score_particles(example[0], both, device="cpu")
+    apart = score_particles(example[0], base, device="cpu")
+    np.testing.assert_allclose(any_.values, apart[0].values + apart[1].values, atol=1e-6)
+    form = form_of(both, both.card.classes)
+    crops = torch.randn(1, 1, form.edge, form.edge, form.edge)
+    form.eval()
+    with torch.no_grad():
+        torch.testing.assert_close(
+            form.by_class(crops).softmax(1)[:, 0], form(crops).softmax(1)[:, :2].sum(1)
+        )
+    alike = Picks(example[1].positions, "any", radii=60.0)
+    tuned = train([(example[0], alike)], base=both, steps=1)
+    assert tuned.card.classes[0].outputs == [0, 1]
 
 
 def test_a_fine_tuned_model_keeps_the_scale_and_the_classes_of_its_base(example):
@@ -176,7 +208,8 @@ def test_a_dense_picker_is_fine_tuned_from_its_own_outputs(example):
     assert isinstance(network.network, DensePicker)
     old, new = state_of(base), network.network.state_dict()
     torch.testing.assert_close(new["head.weight"][0], old["head.weight"][1])  # b
-    torch.testing.assert_close(new["head.weight"][2], old["head.weight"][2])  # background
+    torch.testing.assert_close(new["head.weight"][3], old["head.weight"][2])  # background
+    torch.testing.assert_close(new["head.weight"][2], old["head.weight"][0])  # a, not learnt
     assert not torch.isclose(new["head.weight"][1], old["head.weight"]).all(1).any()
     torch.testing.assert_close(new["stem.0.weight"], old["stem.0.weight"])
     tuned = train([(example[0], turned)], base=base)

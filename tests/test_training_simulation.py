@@ -114,3 +114,46 @@ def test_can_be_cancelled():
 
     with pytest.raises(Cancelled):
         simulate([ball(5)], progress=stop)
+
+
+def likeness_by_frequency(one, other, low, high):
+    a, b = (np.fft.rfft(volume.values, axis=1) for volume in (one, other))  # along the tilt axis
+    frequency = np.fft.rfftfreq(SHAPE[1])
+    band = (frequency > low) & (frequency < high)
+    return (a * b.conj())[:, band].real.sum() / (np.abs(a[:, band]) ** 2).sum()
+
+
+@pytest.mark.parametrize("harm", [{"dose": 300.0}, {"misalignment": 15.0}])
+def test_dose_and_misalignment_take_fine_detail_most(harm):
+    sharp, _ = simulate([ball(5)], snr=1e6, seed=2)
+    harmed, _ = simulate([ball(5)], snr=1e6, seed=2, **harm)
+    coarse, fine = (
+        likeness_by_frequency(sharp, harmed, *band) for band in ((0.01, 0.06), (0.25, 0.45))
+    )
+    assert fine < 0.7 * coarse
+
+
+def test_particles_stand_in_the_ice():
+    _, picks = simulate([ball(3)], thickness=160.0, seed=1, crowding=0.1)
+    assert len(picks)
+    assert (np.abs(picks.indices[:, 0] - (SHAPE[0] - 1) / 2) <= 8.5).all()
+
+
+def test_flipped_phases_turn_the_second_lobe_round():
+    plain, flipped = (
+        simulate([ball(3)], snr=1e9, tilts=[0], defocus=60_000.0, phases_flipped=given)[0]
+        for given in (False, True)
+    )
+    zero = 0.29  # per voxel of 10 Å: where 0.0197 Å · 60 000 Å · k² = 1
+    assert likeness_by_frequency(plain, flipped, 0.01, 0.2) > 0.4
+    assert likeness_by_frequency(plain, flipped, zero, 0.36) < 0
+
+
+def test_templates_are_brought_to_the_voxel_size():
+    template = Template(ball(8, size=36).density, "ball", 80.0, voxel_size=10.0)
+    _, fine = simulate([template], voxel_size=10.0, seed=4, crowding=0.3)
+    coarse, picks = simulate([template], voxel_size=20.0, seed=4, crowding=0.3, snr=1e4)
+    assert len(picks) > 3 * len(fine)  # they take an eighth of the voxels
+    smooth = ndimage.gaussian_filter(coarse.values, 1)
+    inside = smooth[tuple(np.rint(picks.indices).astype(int).T)]
+    assert np.median(inside) < np.median(smooth) - 0.5 * smooth.std()

@@ -2,11 +2,11 @@
 
     python recipes/picking/compare.py TEMPLATES --minutes 10 --run FOLDER
 
-TEMPLATES and the tomograms to train on are those of `train.py`; the three test tomograms are of
-seeds of their own. Each network is trained in one size on the same tomograms for the same CPU
-time, and its figures are written to FOLDER/NETWORK.json as soon as it is measured; a second call
-goes on with the networks that are left, from where an interrupted training stopped. Simulated
-tomograms are kept in FOLDER too.
+TEMPLATES and the tomograms to train on are the first of those of `tomograms.py`; the test
+tomograms are of seeds of their own. Each network is trained in one size on the same tomograms for
+the same CPU time, and its figures are written to FOLDER/NETWORK.json as soon as it is measured; a
+second call goes on with the networks that are left, from where an interrupted training stopped.
+Simulated tomograms are kept in FOLDER too.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from figures import PLAIN, TEST_SNR, Row, Tests, measure, unseen
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
-from train import CLASSES, TEST_SNR, Example, example_settings, measure, simulate, templates
+from tomograms import CLASSES, Example, tomograms
 
 import napari_vox3d as vox
 from napari_vox3d import Volume
@@ -34,6 +34,7 @@ from napari_vox3d.networks.catalogue import ARCHITECTURES
 
 NAMES = [entry.name for entry in ARCHITECTURES if entry.task == "picking"]
 TESTED = 7000  # seed of the first test tomogram
+LEARNT = 25  # tomograms of `tomograms.py`, every fifth of them held out
 TIMED = 8  # steps from which the time of a step is taken, the first two left out
 
 
@@ -52,47 +53,15 @@ def main() -> None:
 
     left = [name for name in options.networks if not result_file(options.run, name).exists()]
     if left:
-        examples, tests = tomograms(options.run, options.templates)
+        kept = options.run / "tomograms"
+        kept.mkdir(exist_ok=True)
+        examples = tomograms(options.templates, kept, LEARNT)
+        tests = unseen(options.templates, kept, TESTED, **PLAIN)
         for name in left:
             model, about = train(name, examples, options)
-            figures = {**about, **figures_of(model, examples[4::5], tests)}
+            figures = {**about, **figures_of(model, tests)}
             write(result_file(options.run, name), figures)
     show([json.loads(result_file(options.run, name).read_text()) for name in options.networks])
-
-
-def tomograms(run: Path, folder: Path) -> tuple[list[Example], dict[str, Example]]:
-    """Tomograms to train on, every fifth of them held out, and those to test on."""
-    settings = example_settings()
-    for n, snr in enumerate(TEST_SNR.values()):
-        settings.append((TESTED + n, snr, (184, 256, 256)))
-    particles = templates(folder)
-    kept = run / "tomograms"
-    kept.mkdir(exist_ok=True)
-    found = []
-    for seed, snr, shape in track(settings, "Simulating"):
-        path = kept / f"{seed}.npz"
-        if not path.exists():
-            volume, truth = simulate(particles, seed, snr, shape)
-            with write_aside(path) as aside, aside.open("wb") as file:
-                np.savez(file, values=volume.values, positions=truth.positions, labels=truth.labels)
-        found.append(kept_example(path))
-    return found[: -len(TEST_SNR)], dict(zip(TEST_SNR, found[-len(TEST_SNR) :], strict=True))
-
-
-def kept_example(path: Path) -> Example:
-    """Tomogram of 10 Å voxels and its particles."""
-    radii = {kind.name: kind.radius for kind in CLASSES.values()}
-    with np.load(path) as kept:
-        volume = Volume(kept["values"], 10.0, name=path.stem)
-        picks = vox.Picks(
-            kept["positions"],
-            kept["labels"],
-            radii=[radii[label] for label in kept["labels"]],
-            tomogram=path.stem,
-            shape=volume.shape,
-            voxel_size=10.0,
-        )
-    return volume, picks
 
 
 def train(
@@ -148,26 +117,22 @@ def seconds_of_a_step(fit: Any) -> float:
     raise AssertionError("a training of a million steps was not cancelled")
 
 
-def figures_of(
-    model: Model, held_out: Sequence[Example], tests: dict[str, Example]
-) -> dict[str, Any]:
-    """F, CZII score and time on the tests, with the thresholds that suit the held-out ones."""
-    seconds: dict[str, float] = {}
+def figures_of(model: Model, tests: Tests) -> dict[str, Any]:
+    """F, CZII score and time on the tests, at the thresholds that the model comes with."""
+    seconds: list[float] = []
 
     def score(volume: Volume) -> list[Volume]:
         began = time.process_time()
         maps = vox.score_particles(volume, model, device="cpu")
-        seconds[volume.name] = time.process_time() - began
+        seconds.append(time.process_time() - began)
         return maps
 
-    rows = list(measure(score, held_out, tests, model.card.classes))
-    tested = [seconds[volume.name] for volume, _ in tests.values()]
-    means = {row["tomogram"]: row["mean"] for row in rows if "mean" in row}
-    scores = {row["tomogram"]: row["CZII score"] for row in rows if "CZII score" in row}
+    chosen = {kind.name: kind.threshold for kind in model.card.classes}
+    rows: list[Row] = list(measure(score, tests, {1.0: chosen, 4.0: chosen}))
     return {
-        "CPU seconds per tomogram": round(float(np.mean(tested)), 2),
-        "mean F1": means,
-        "CZII score": scores,
+        "CPU seconds per tomogram": round(float(np.mean(seconds)), 2),
+        "mean F1": [row["mean"] for row in rows if "mean" in row],
+        "CZII score": [row["CZII score"] for row in rows if "CZII score" in row],
         "rows": rows,
     }
 
@@ -185,15 +150,14 @@ def write(path: Path, figures: Any) -> None:
 
 def show(results: Sequence[dict[str, Any]]) -> None:
     """Print one row for each network."""
-    names = [*TEST_SNR, "all"]
-    table = Table("network", "parameters", "steps", *(f"F1 {n}" for n in names),
-                  *(f"CZII {n}" for n in names), "CPU-s per tomogram")  # fmt: skip
+    table = Table("network", "parameters", "steps", *(f"F1 {n}" for n in TEST_SNR),
+                  *(f"CZII {n}" for n in TEST_SNR), "CPU-s per tomogram")  # fmt: skip
     for result in results:
         table.add_row(
             result["network"],
             f"{result['parameters']:,}",
             str(result["steps"]),
-            *(f"{result[what][n]:.2f}" for what in ("mean F1", "CZII score") for n in names),
+            *(f"{figure:.2f}" for what in ("mean F1", "CZII score") for figure in result[what]),
             f"{result['CPU seconds per tomogram']:.1f}",
         )
     Console(width=160).print(table)

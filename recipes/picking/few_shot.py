@@ -2,7 +2,7 @@
 
     python recipes/picking/few_shot.py TEMPLATES --run FOLDER
 
-TEMPLATES are those of `train.py`. For each line of the table a picker is trained on clicks 10 Å
+TEMPLATES are those of `tomograms.py`. For each line of the table a picker is trained on clicks 10 Å
 beside some particles of a tomogram, all the others of which count as unlabelled, and tested at
 the threshold that it comes with: on the rest of that tomogram and on another of the same
 signal-to-noise ratio. 26S proteasomes are a class that the default model does not have; ribosomes,
@@ -23,17 +23,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mrcfile
 import numpy as np
 import torch
 from compare import write
+from figures import TEST_SNR
 from rich.console import Console
 from rich.table import Table
-from train import CLASSES, TEST_SNR, Example, templates
+from tomograms import CLASSES, NEVER_SHOWN, Example, keep, kept, read_templates, templates
 
 import napari_vox3d as vox
 from napari_vox3d import Picks, Volume
-from napari_vox3d.formats import write_aside
 from napari_vox3d.models import Model
 from napari_vox3d.training.simulation import Template, simulate_tomogram
 
@@ -106,21 +105,16 @@ def tomogram(options: argparse.Namespace, seed: int, name: str, particle: str) -
         volume, truth = simulate_tomogram(
             crowd(options.templates), shape=SHAPE, seed=seed, snr=TEST_SNR[name], crowding=0.35
         )
-        values = volume.values.astype(np.float16)
-        with write_aside(path) as aside, aside.open("wb") as file:
-            np.savez(file, values=values, positions=truth.positions, labels=truth.labels)
-    with np.load(path) as kept:
-        chosen = kept["labels"] == particle
-        picks = Picks(kept["positions"][chosen], particle, radii=RADII[particle], voxel_size=10.0)
-        return Volume(kept["values"], 10.0, name=path.stem), picks
+        keep(path, volume, truth)
+    return kept(path, 10.0, {particle: RADII[particle]})
 
 
 def crowd(folder: Path) -> list[Template]:
-    """Templates as in `train.py`, the proteasome among the labelled ones, some several times."""
-    density = mrcfile.read(folder / "4cr2.mrc")
+    """Templates, the proteasome among the labelled ones, some several times."""
+    unseen = read_templates(folder)[NEVER_SHOWN]
     found = [
         replace(each, label="proteasome", radius=RADII["proteasome"])
-        if np.array_equal(each.density, density)
+        if np.array_equal(each.density, unseen)
         else each
         for each in templates(folder)
     ]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -121,6 +123,12 @@ class ParticleClass(_Entry):
     min_distance: Positive | None = Field(
         default=None, description="Å between two picks; None: the radius."
     )
+    outputs: list[Annotated[int, Field(ge=0)]] | None = Field(
+        default=None,
+        min_length=1,
+        description="Of the network, whose probabilities add up to its own; None: the one in its "
+        "place. What no class has is background.",
+    )
 
 
 class MetricTable(_Entry):
@@ -191,7 +199,21 @@ class ModelCard(_Entry):
             raise ValueError("two classes have the same name")
         if self.background is not None and self.background > len(names):
             raise ValueError(f"background {self.background} is not one of {len(names) + 1} outputs")
+        taken = [output for outputs in self.outputs for output in outputs]
+        if len(set(taken)) < len(taken):
+            raise ValueError("two classes have an output of the network in common")
         return self
+
+    @property
+    def outputs(self) -> list[list[int]]:
+        """Outputs of the network that make up each class."""
+        places = (n for n in count() if n != self.background)
+        return [kind.outputs or [place] for kind, place in zip(self.classes, places, strict=False)]
+
+    def with_thresholds(self, thresholds: Mapping[str, float]) -> ModelCard:
+        """Give the card with other thresholds of its classes, by name."""
+        classes = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in self.classes]
+        return self.model_copy(update={"classes": classes})
 
     @property
     def needs_density(self) -> bool:

@@ -68,7 +68,7 @@ ARCHITECTURES = (
         title="U-Net",
         task="picking",
         network="DensePicker",
-        small={"backbone": "UNet", "channels": 8, "levels": 3, **_CONVOLUTIONS},
+        small={"backbone": "UNet", "channels": 12, "levels": 3, **_CONVOLUTIONS},
         large={"backbone": "UNet", "channels": 32, "levels": 3, **_CONVOLUTIONS},
         about="Accurate and fast; the one to take if unsure.",
     ),

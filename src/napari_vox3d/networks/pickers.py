@@ -17,6 +17,8 @@ _CONVOLUTIONAL = ("EncoderNet3d", "UNet3d")
 _PROBED = 32  # multiples along the line on which the halo is measured
 _MDNC_MAPS = 6  # full maps that the convolutional family holds at a time, about
 
+_halos: dict[str, int] = {}  # by all that they depend on: measuring one takes half a second
+
 
 class DensePicker(nn.Module):
     """Stem, backbone and head: which particle sits in each cell of a volume.
@@ -93,7 +95,10 @@ class DensePicker(nn.Module):
         self.stride: int = before * stride
         self.multiple: int = before * multiple
         self._cell = before  # voxels of a cell that the backbone sees
-        self.halo: int = self._measured_halo()
+        alike = repr((backbone, levels, sorted(backbone_arguments.items())))
+        self.halo: int = _halos.get(alike) or self._measured_halo()
+        if self.halo:
+            _halos[alike] = self.halo
         for weight in self.parameters():  # half as fast again on processors
             if weight.ndim == 5:
                 weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)

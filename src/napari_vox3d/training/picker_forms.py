@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from napari_vox3d.errors import ModelError
-from napari_vox3d.inference.picking import outputs_of
 from napari_vox3d.models import Model, NetworkSpec, ParticleClass
 from napari_vox3d.networks import build
 from napari_vox3d.networks.cryoet_cnn import WINDOW, CryoET3DCNN, DenseCryoET3DCNN, factor
@@ -48,6 +47,8 @@ class TrainingForm(nn.Module, ABC):
         `bells` or `balls`.
     norms
         Layers whose statistics are those of the batch while training.
+    groups
+        Outputs that make up each class; the others are the background.
     """
 
     network: nn.Module
@@ -59,6 +60,17 @@ class TrainingForm(nn.Module, ABC):
     centres: NDArray[np.floating]
     target: Callable[[Particles, int, NDArray[np.floating]], NDArray[np.float32]]
     norms: Iterable[nn.Module]
+    groups: Sequence[Sequence[int]]
+
+    def by_class(self, crops: Tensor) -> Tensor:
+        """Logits (B, classes and background, d, h, w) of the cells of crops."""
+        logits = self(crops)
+        taken = {output for group in self.groups for output in group}
+        background = [output for output in range(logits.shape[1]) if output not in taken]
+        if len(background) == 1 and all(len(group) == 1 for group in self.groups):
+            return logits[:, [*(group[0] for group in self.groups), *background]]
+        together = [logits[:, list(group)].logsumexp(1) for group in (*self.groups, background)]
+        return torch.stack(together, 1)
 
     def normalise(self, over_batches: bool, steps: int) -> None:
         """Take the statistics of the batch in the next step, or the mean ones of those before.
@@ -204,6 +216,7 @@ def new_form(
         _look_at_the_centre(form.network)
     with torch.no_grad():
         form.network.get_parameter(f"{form.head}.bias")[-1] = _BACKGROUND
+    form.groups = [[row] for row in range(len(kinds))]
     return form
 
 
@@ -211,6 +224,8 @@ def form_of(
     start: Model, kinds: Sequence[ParticleClass], alike: Mapping[str, str] | None = None
 ) -> TrainingForm:
     """Network with the weights of a model; outputs of classes that it knows start from there.
+
+    What else it knows it goes on telling from the classes to learn, as kinds of background.
 
     Parameters
     ----------
@@ -233,19 +248,26 @@ def form_of(
         known = network if isinstance(network, DensePicker) else None
     if known is None or spec is None:
         raise ModelError(f"Training cannot start from the network of model {start.card.name!r}.")
-    form = _form(spec.name, spec.arguments, len(kinds) + 1)
-    rows = {k.name: r for r, k in zip(outputs_of(start.card), start.card.classes, strict=True)}
-    wanted = [(alike or {}).get(kind.name, kind.name) for kind in kinds]
-    pairs = [(row, rows[name]) for row, name in enumerate(wanted) if name in rows]
-    if start.card.background is not None:
-        pairs.append((len(kinds), start.card.background))
     state = known.state_dict()
+    head = DenseForm.head if isinstance(known, DensePicker) else WindowForm.head
+    count = len(state[f"{head}.bias"])
+    classes = [kind.name for kind in start.card.classes]
+    outputs = dict(zip(classes, start.card.outputs, strict=True))
+    rows: list[int | None] = []  # of the head of the model, for each of the new one; None: random
+    groups = []
+    for kind in kinds:
+        own = outputs.get((alike or {}).get(kind.name, kind.name), [None])
+        groups.append(range(len(rows), len(rows) + len(own)))
+        rows += own
+    rows += [row for row in range(count) if row not in rows] or [None]
+    form = _form(spec.name, spec.arguments, len(rows))
+    form.groups = groups
     new = form.network.state_dict()
-    for key in (f"{form.head}.weight", f"{form.head}.bias"):
-        old = state[key]
-        state[key] = new[key]
-        for row, known_row in pairs:
-            state[key][row] = old[known_row]
+    for key in (f"{head}.weight", f"{head}.bias"):
+        old, state[key] = state[key], new[key]
+        for place, row in enumerate(rows):
+            if row is not None:
+                state[key][place] = old[row]
     form.network.load_state_dict(state)
     return form
 

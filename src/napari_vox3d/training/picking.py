@@ -196,14 +196,14 @@ def train_picker(
     model = now()
     if beside is not None:
         beside.judge(model)
-        kinds = beside.kinds
+        thresholds = {kind.name: kind.threshold for kind in beside.kinds}
     else:
         thresholds = estimate_thresholds(
             model, held_out or examples, contrast=contrast, device=device, progress=reports.wait
         )
-        kinds = [k.model_copy(update={"threshold": thresholds[k.name]}) for k in kinds]
     about = _account(tomograms, done * form.batch, start, held_out, labels)
-    return model.with_card(model.card.model_copy(update={"classes": kinds, "training": about}))
+    card = model.card.with_thresholds(thresholds)
+    return model.with_card(card.model_copy(update={"training": about}))
 
 
 class _Reports:
@@ -226,14 +226,20 @@ def _model(
 ) -> Model:
     """Give the model of a network as it is now."""
     spec, state = copy.deepcopy(form).finish()
+    outputs = [list(group) for group in form.groups]
+    alone = spec.arguments["num_classes"] == len(kinds) + 1  # nothing else is told apart
+    classes = [
+        kind.model_copy(update={"outputs": None if alone else own})
+        for kind, own in zip(kinds, outputs, strict=True)
+    ]
     card = ModelCard(
         name=name,
         title=name,
         task="picking",
         network=spec,
         input=taken,
-        classes=list(kinds),
-        background=len(kinds),
+        classes=classes,
+        background=len(kinds) if alone else None,
         training="Not finished.",
         licence="that of its training data",
         version="1",
@@ -268,7 +274,7 @@ def _fit(
             crops, targets = _batch(form, tomograms, outputs, rng)
             # a base has statistics of more tomograms than there are now
             form.normalise(not fine_tuning and share < _FROZEN, loop.done)
-            loss = focal_loss(form(crops.to(where)), targets.to(where))
+            loss = focal_loss(form.by_class(crops.to(where)), targets.to(where))
             loop.descend(lambda: loss)  # noqa: B023 - called at once
             loop.report(loss.item())
     return loop.done

@@ -1,9 +1,9 @@
 """Simulated tomograms with known particles, for training and for measuring pickers.
 
 Rigid density templates stand in random poses among vesicles, gold beads and a carbon edge. The
-sample is projected at each tilt, every projection gets the microscope's contrast transfer function
-and white noise, and weighted back-projection gives the tomogram, with the missing wedge, the
-defocus fringes and the noise spectrum that follow from it.
+sample is projected at each tilt, every projection gets the microscope's contrast transfer function,
+loses detail to radiation damage and gets white noise, and weighted back-projection gives the
+tomogram, with the missing wedge, the defocus fringes and the noise spectrum that follow from it.
 """
 
 from __future__ import annotations
@@ -44,17 +44,19 @@ class Template:
     Parameters
     ----------
     density
-        (z, y, x) array on voxels of the size of the tomogram's; bright protein, centred in its
-        box, on any scale.
+        (z, y, x) array of bright protein, centred in its box, on any scale.
     label
         Class name; empty for a distractor, which is put in and not told.
     radius
         Å, that of the picks.
+    voxel_size
+        Å; None if it is the tomogram's.
     """
 
     density: Array
     label: str = ""
     radius: float = 0.0
+    voxel_size: float | None = None
 
 
 def simulate_tomogram(
@@ -66,6 +68,11 @@ def simulate_tomogram(
     seed: int = 0,
     crowding: float = 0.15,
     tilts: Sequence[float] = TILTS,
+    thickness: float | None = None,
+    defocus: float | None = None,
+    phases_flipped: bool = False,
+    misalignment: float = 0.0,
+    dose: float = 0.0,
     progress: Progress | None = None,
 ) -> tuple[Volume, Picks]:
     """Simulate one tomogram and tell what is in it.
@@ -77,7 +84,7 @@ def simulate_tomogram(
     shape
         Voxels (z, y, x).
     voxel_size
-        Å of the tomogram and the templates.
+        Å of the tomogram.
     snr
         Variance of the particles in the untilted projection over that of the noise.
     seed
@@ -86,6 +93,16 @@ def simulate_tomogram(
         Share of the volume that the particles' spheres would take if all found room.
     tilts
         Degrees about the y axis.
+    thickness
+        Å of the ice that holds the particles, in the middle of the depth. Default: all of it.
+    defocus
+        Å of underfocus. Default: by chance between 3 and 5 µm.
+    phases_flipped
+        Whether the contrast transfer is corrected by its sign.
+    misalignment
+        Å: standard deviation, along both axes, of shifts that the tilt images are left with.
+    dose
+        Electrons per Å² of the whole series, taken from the lowest tilts to the highest.
     progress
         Called after each tilt; may raise `Cancelled`.
 
@@ -107,15 +124,21 @@ def simulate_tomogram(
         raise Vox3dError(f"The signal-to-noise ratio must be positive, not {snr}.")
     rng = np.random.default_rng(seed)
     scenery, room = _scenery(shape, voxel_size, rng)
+    if thickness is not None:
+        room &= _slab(shape[0], thickness / voxel_size)
     particles = np.zeros(shape, np.float32)
     truth = _put_particles(particles, room, templates, voxel_size, crowding, rng)
-    microscope = _Microscope(rng.uniform(*DEFOCUS), voxel_size)
+    if defocus is None:
+        defocus = rng.uniform(*DEFOCUS)
+    microscope = _Microscope(defocus, voxel_size, phases_flipped)
+    shifts = np.random.default_rng((seed, 1)).normal(size=(len(tilts), 2)) * misalignment
+    before = dict(zip(sorted(tilts, key=abs), np.linspace(0, dose, len(tilts)), strict=True))
     signal = microscope.image(_project(torch.from_numpy(particles), 0.0))
     noise = float(signal.std()) / np.sqrt(snr)
     sample = torch.from_numpy(particles + scenery)
     values = torch.zeros(shape)
-    for done, tilt in enumerate(tilts, start=1):
-        image = microscope.image(_project(sample, tilt))
+    for done, (tilt, shift) in enumerate(zip(tilts, shifts, strict=True), start=1):
+        image = microscope.image(_project(sample, tilt), before[tilt], shift)
         image += torch.from_numpy(rng.standard_normal(tuple(image.shape), np.float32)) * noise
         _back_project(image, tilt, values)
         if progress is not None:
@@ -125,7 +148,10 @@ def simulate_tomogram(
             "seed": seed,
             "projection_snr": snr,
             "tilts": [min(tilts), max(tilts), len(tilts)],
-            "defocus": microscope.defocus,
+            "defocus": defocus,
+            "phases_flipped": phases_flipped,
+            "misalignment": misalignment,
+            "dose": dose,
         }
     }
     name = f"simulated-{seed}"
@@ -186,6 +212,12 @@ def _scenery(
     return density, density < 0.1
 
 
+def _slab(depth: int, thickness: float) -> NDArray[np.bool_]:
+    """Which slices (depth, 1, 1) lie within a slab in the middle."""
+    inside: NDArray[np.bool_] = np.abs(np.arange(depth) - (depth - 1) / 2) <= thickness / 2
+    return inside[:, None, None]
+
+
 def _put_particles(
     density: Array,
     room: NDArray[np.bool_],
@@ -198,7 +230,7 @@ def _put_particles(
     shape = density.shape
     labelled = [t for t in templates if t.label]
     distractors = [t for t in templates if not t.label]
-    prepared = {id(t): _prepare(t.density) for t in templates}
+    prepared = {id(t): _prepare(t, voxel_size) for t in templates}
     reach = ndimage.distance_transform_edt(room) if not room.all() else np.full(shape, np.inf)
     particles: list[_Particle] = []
     centres, sizes, filled = np.zeros((0, 3)), np.zeros(0), 0.0
@@ -220,13 +252,20 @@ def _put_particles(
     return particles
 
 
-def _prepare(density: Array) -> tuple[Array, float]:
-    """Template with mean density 1 inside its surface, about its centre of mass; its radius."""
+def _prepare(template: Template, voxel_size: float) -> tuple[Array, float]:
+    """Template with mean density 1 inside its surface, about its centre of mass; its radius.
+
+    Both are in voxels of the tomogram.
+    """
+    density = template.density
+    coarser = voxel_size / (template.voxel_size or voxel_size)
     inside = density > 0.2 * density.max()
     centre = np.array(ndimage.center_of_mass(inside))
-    size = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max())
+    size = float(np.linalg.norm(np.argwhere(inside) - centre, axis=1).max()) / coarser
+    if coarser > 1:  # no finer detail than the tomogram can show
+        density = ndimage.gaussian_filter(density, 0.5 * np.sqrt(coarser**2 - 1))
     half = int(np.ceil(size)) + 3
-    grid = np.arange(-half, half + 1)
+    grid = np.arange(-half, half + 1) * coarser
     points = np.stack(np.meshgrid(grid, grid, grid, indexing="ij")) + centre[:, None, None, None]
     box = ndimage.map_coordinates(density / density[inside].mean(), points, order=1)
     return box.astype(np.float32), size
@@ -250,18 +289,32 @@ def _add(density: Array, box: Array, centre: NDArray[np.float64], rotation: Rota
 class _Microscope:
     """Contrast transfer at one defocus (Å), for images with pixels of `voxel_size` Å."""
 
-    def __init__(self, defocus: float, voxel_size: float) -> None:
-        self.defocus, self._pixel = defocus, voxel_size
+    def __init__(self, defocus: float, voxel_size: float, phases_flipped: bool) -> None:
+        self._defocus, self._pixel, self._flipped = defocus, voxel_size, phases_flipped
 
-    def image(self, projection: Tensor) -> Tensor:
-        """Contrast (X, Y) of a projected density: protein is dark."""
+    def image(
+        self, projection: Tensor, dose: float = 0.0, shift: Sequence[float] = (0.0, 0.0)
+    ) -> Tensor:
+        """Contrast (X, Y) of a projected density after a dose (e/Å²), shifted (Å): dark protein."""
         kx = torch.fft.fftfreq(projection.shape[0], self._pixel)[:, None]
         ky = torch.fft.rfftfreq(projection.shape[1], self._pixel)
         k2 = kx**2 + ky**2
-        phase = torch.pi * _WAVELENGTH * self.defocus * k2
+        phase = torch.pi * _WAVELENGTH * self._defocus * k2
         phase -= torch.pi / 2 * _SPHERICAL_ABERRATION * _WAVELENGTH**3 * k2**2
         transfer = -torch.sin(phase + np.arcsin(_AMPLITUDE_CONTRAST))
-        return torch.fft.irfft2(torch.fft.rfft2(projection) * transfer, s=projection.shape)
+        if self._flipped:
+            transfer = -transfer.abs()
+        transfer *= torch.exp(-dose / 2 / _critical_dose(k2.sqrt()))
+        moved = torch.polar(transfer, -2 * torch.pi * (kx * float(shift[0]) + ky * float(shift[1])))
+        return torch.fft.irfft2(torch.fft.rfft2(projection) * moved, s=projection.shape)
+
+
+def _critical_dose(frequency: Tensor) -> Tensor:
+    """Electrons per Å² that leave 1/√e of the amplitude at a frequency (1/Å).
+
+    The fit of Grant and Grigorieff, eLife 4, e06980 (2015), at 300 kV.
+    """
+    return 0.245 * frequency.clamp(min=1e-6) ** -1.665 + 2.81
 
 
 def _project(density: Tensor, tilt: float) -> Tensor:
