@@ -141,7 +141,7 @@ def monai_default(shape: list[int]) -> Callable[[], Any]:
 
 def peaks_ours(shape: list[int]) -> Callable[[], Any]:
     """Local maxima as `find_particles` looks for them."""
-    from napari_vox3d.inference.picking import local_maxima
+    from napari_vox3d.inference.peaks import local_maxima
 
     scores = score_map(shape)
     return lambda: sorted(map(tuple, local_maxima(scores, 0.5).tolist()))

@@ -122,6 +122,10 @@ def test_a_result_of_other_settings_is_made_again_and_the_reason_told(tmp_path):
         ({"threshold": 0.1, "contrast": "bright"},
          "another contrast, min distance, threshold before"),
         ({"classes": [name]}, "another choice of classes, contrast, threshold before"),
+        ({"classes": [name], "flips": True}, "another choice of mirror images before"),
+        ({"classes": [name], "flips": True}, None),
+        ({"classes": [name], "flips": False}, "another choice of mirror images before"),
+        ({}, "another choice of classes before"),
     ]  # fmt: skip
     for options, why in steps:
         assert reasons(vox.pick_files(source, out, **options)) == [why], options

@@ -107,6 +107,18 @@ def test_pick_writes_each_format(run, tomogram, tmp_path, suffix):
     assert target.exists()
 
 
+def test_pick_over_mirror_images(run, tomogram, tmp_path):
+    scores = {}
+    for name, more in (("plain", ()), ("flips", ("--flips",))):
+        target = tmp_path / f"{name}.star"
+        result = run("pick", tomogram, "-o", target, "--threshold", "0.0", *more)
+        assert result.exit_code == 0, result.output + result.stderr
+        picks = vox.read_picks(target)
+        assert picks.metadata["run"]["arguments"].get("flips", False) is bool(more)
+        scores[name] = picks.scores.tolist()
+    assert scores["plain"] != scores["flips"]
+
+
 def test_pick_into_a_folder_names_files_after_format_and_tomogram(run, tomogram, tmp_path):
     folder = tmp_path / "picks"
     result = run("pick", tomogram, "-o", folder, "--format", "csv", "--contrast", "bright")

@@ -136,11 +136,12 @@ def test_options_reach_the_batch(run, calls, tmp_path, command):
 
 def test_settings_of_picking_reach_the_batch(run, calls):
     result = run("pick", "a", "b", "--threshold", "x=0.5", "--min-distance", 90, "--contrast",
-                 "bright", "--format", "dynamo", "--one-file")  # fmt: skip
+                 "bright", "--flips", "--format", "dynamo", "--one-file")  # fmt: skip
     assert result.exit_code == 0
     (call,) = calls
     assert (call["threshold"], call["min_distance"]) == ({"x": 0.5}, 90)
-    assert (call["contrast"], call["format"], call["one_file"]) == ("bright", "dynamo", True)
+    assert (call["contrast"], call["flips"]) == ("bright", True)
+    assert (call["format"], call["one_file"]) == ("dynamo", True)
 
 
 def test_interrupted_batch_says_how_to_go_on(run, monkeypatch):

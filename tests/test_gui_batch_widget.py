@@ -153,6 +153,7 @@ def test_what_is_set_goes_to_the_batch(qtbot, window, tomograms, batch, tmp_path
     window._thresholds["ribosome"].value = 0.9
     window.min_distance.value = 120
     window.contrast.value = "bright"
+    window.flips.value = True
     choose(window.format, "csv")
     window.one_file.value = window.overwrite.value = True
     window.jobs.value = 3
@@ -165,6 +166,7 @@ def test_what_is_set_goes_to_the_batch(qtbot, window, tomograms, batch, tmp_path
     assert (folder, model) == (tmp_path / "mine", "cryoet3dcnn-simulated")
     assert options == {
         "threshold": {**suggested, "ribosome": 0.9}, "min_distance": 120, "contrast": "bright",
+        "flips": True,
         "format": "csv", "one_file": True, "overwrite": True, "jobs": 3,
         "scheduler": "tcp://there:8786", "precision": "float32",
     }  # fmt: skip

@@ -57,9 +57,9 @@ def inference(monkeypatch):
     """Stands in for the network and the search for peaks; remembers the arguments."""
     state = SimpleNamespace(runs=[], searches=[], error=None, endless=False)
 
-    def score(volume, model, *, region, contrast, device, precision, progress):
+    def score(volume, model, *, region, contrast, flips, device, precision, progress):
         state.runs.append((volume, model, region))
-        state.contrast = contrast
+        state.contrast, state.flips = contrast, flips
         progress(0, 4)
         while state.endless:
             progress(1, 4)
@@ -170,7 +170,7 @@ def test_picking_in_a_window(docked, qtbot, inference):
 def test_every_control_has_a_tooltip(opened):
     _, widget = opened
     controls = [widget.volume, widget.voxel_size, widget.min_distance, widget.region,
-                widget.contrast,
+                widget.contrast, widget.flips,
                 widget.slices, widget.show_scores, widget.save]  # fmt: skip
     controls += [part for row in widget._rows for part in (row.shown, row.threshold)]
     assert all(control.tooltip for control in controls)
@@ -191,6 +191,7 @@ def test_picks_lie_on_the_tomogram(picked, inference):
     (run,) = inference.runs
     assert run[1:] == ("two", None)
     assert inference.contrast == "auto"
+    assert inference.flips is False
     assert inference.searches == [({"ribosome": 0.5, "ferritin": 0.3}, None)]
 
 
@@ -208,6 +209,19 @@ def test_a_window_that_is_opened_again_goes_on_with_its_picks(picked, inference,
     assert picks in viewer.layers
     set_threshold(qtbot, again, inference, "ribosome", 0.3)
     assert counts(again)["ribosome"] == "3"
+
+
+def test_mirror_images_are_asked_for_and_remembered(opened, inference, qtbot):
+    viewer, widget = opened
+    add_tomogram(viewer)
+    assert "flips" not in widget.current_run().arguments
+    widget.flips.value = True
+    assert widget.current_run().arguments["flips"] is True
+    press_and_wait(qtbot, widget)
+    assert inference.flips is True
+    again = PickParticles(viewer)
+    qtbot.addWidget(again)
+    assert again.flips.value
 
 
 def test_classes_have_the_colours_of_the_card(picked):

@@ -109,6 +109,7 @@ def test_picks_of_the_window_and_of_what_it_copies_are_the_same(qtbot, tomogram_
         row.shown.value = False
     widget.min_distance.value = 30
     widget.contrast.value = "bright"
+    widget.flips.value = True
     press_and_wait(qtbot, widget)
     script, command = copied(widget.copy), copied(widget.copy, "command")
     assert problems == []

@@ -1,18 +1,15 @@
 import numpy as np
 import pytest
 import torch
+from flips import MIRRORS, assert_mirrored_scores, extended, mirrored, noise
 from scipy.ndimage import maximum_filter
 
 import napari_vox3d as vox
 from napari_vox3d import Volume
 from napari_vox3d.errors import Cancelled, InferenceError
 from napari_vox3d.inference import dense
-from napari_vox3d.inference.picking import (
-    find_particles,
-    local_maxima,
-    pick_particles,
-    score_particles,
-)
+from napari_vox3d.inference.peaks import local_maxima
+from napari_vox3d.inference.picking import find_particles, pick_particles, score_particles
 from napari_vox3d.models import (
     Model,
     ModelCard,
@@ -23,7 +20,7 @@ from napari_vox3d.models import (
 from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN, DenseCryoET3DCNN
 
 
-def make_model(background=0, **particle):
+def make_model(background=0, normalisation="robust", **particle):
     """A random network that is sure of something everywhere."""
     torch.manual_seed(3)
     network = DenseCryoET3DCNN(3, rank=4)
@@ -37,7 +34,7 @@ def make_model(background=0, **particle):
         title="Random",
         task="picking",
         network=NetworkSpec(name="CryoET3DCNN", arguments={"num_classes": 3}),
-        input=PickingInput(voxel_size=10, normalisation="robust"),
+        input=PickingInput(voxel_size=10, normalisation=normalisation),
         classes=kinds,
         background=background,
         training="None.",
@@ -181,6 +178,60 @@ def test_progress_ends_at_the_total_and_can_cancel(tomogram, model):
 
     with pytest.raises(Cancelled):
         score_particles(tomogram, model, device="cpu", progress=stop)
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel_size", "region", "axes"),
+    [
+        ((7, 20, 28), 10.0, None, (1,)),  # no multiples of the 8 voxels of a feature
+        ((7, 44, 36), 10.0, [(2, 6), (8, 20), (4, 16)], (2,)),
+        ((14, 40, 24), 5.0, None, (1, 2)),
+    ],
+)
+def test_averaged_scores_of_a_mirrored_tomogram_are_mirrored(
+    model, shape, voxel_size, region, axes
+):
+    assert_mirrored_scores(model, shape, voxel_size, region, axes)
+
+
+@pytest.mark.parametrize("exact", [True, False])
+def test_averaged_scores_are_the_mean_over_mirror_images_made_by_hand(exact, monkeypatch):
+    if not exact:  # the whole classifier, at stride 8
+        monkeypatch.setattr(dense, "_HIGHEST_RANK", 1)
+    stride = 4 if exact else 8
+    model = make_model(normalisation="none")  # which a margin does not change
+    volume = noise((7, 15, 25))  # sizes that no cell divides
+    found = score_particles(volume, model, device="cpu", flips=True)
+    cells = np.array(found[0].shape)
+    assert (cells * stride > volume.shape).all()
+    margin = [(64, 64 + n) for n in cells * stride - volume.shape]
+    wide = extended(volume, margin)
+    region = [(64, 64 + n) for n in cells * stride]
+    images = [
+        [np.flip(score.values, axes) for score in
+         score_particles(mirrored(wide, axes), model, device="cpu", region=region)]
+        for axes in ((), *MIRRORS)
+    ]  # fmt: skip
+    for score, expected in zip(found, np.mean(images, axis=0), strict=True):
+        np.testing.assert_allclose(score.values, expected, atol=1e-5)
+    picks = find_particles(found, threshold=0.0)
+    assert picks.metadata["run"]["arguments"]["flips"] is True
+
+
+def test_progress_goes_evenly_over_the_mirror_images_and_each_can_be_cancelled(model):
+    reports, small = [], noise((8, 12, 16))
+    score_particles(small, model, device="cpu", flips=True, progress=lambda *r: reports.append(r))
+    assert reports == sorted(reports)
+    assert reports[-1][0] == reports[-1][1]
+    shares = np.array([done / total for done, total in reports])
+    assert all(((shares > n / 4) & (shares <= (n + 1) / 4)).sum() >= 2 for n in range(4))
+
+    def stop(done, total):
+        if done > 0.8 * total:
+            raise Cancelled("stopped")
+
+    with pytest.raises(Cancelled):
+        score_particles(small, model, device="cpu", flips=True, progress=stop)
 
 
 def test_smaller_tiles_when_memory_runs_out(maps, tomogram, model, monkeypatch):

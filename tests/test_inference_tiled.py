@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from flips import MIRRORS, assert_mirrored_scores, noise
 
 from napari_vox3d import Volume
 from napari_vox3d.errors import Cancelled, InferenceError, NotEnoughMemory
@@ -149,6 +150,45 @@ def test_other_failures_are_not_hidden(tomogram, model, monkeypatch):
     monkeypatch.setattr(DensePicker, "forward", broken)
     with pytest.raises(RuntimeError, match="something else"):
         score_particles(tomogram, model)
+
+
+@pytest.mark.parametrize(
+    ("shape", "voxel_size", "region"),
+    [
+        ((13, 42, 70), 10.0, None),  # multiples of the cells, not of what the network takes
+        ((14, 42, 70), 10.0, [(0, 14), (8, 30), (4, 70)]),
+        ((22, 84, 60), 5.0, None),
+        ((28, 84, 60), 5.0, [(4, 20), (0, 40), (20, 44)]),
+    ],
+)
+@pytest.mark.parametrize("axes", MIRRORS)
+def test_averaged_scores_of_a_mirrored_tomogram_are_mirrored(
+    model, shape, voxel_size, region, axes
+):
+    assert_mirrored_scores(model, shape, voxel_size, region, axes)
+
+
+def test_averaged_scores_are_the_mean_over_mirror_images_made_by_hand(model):
+    volume = noise((30, 71, 101))  # 15 × 36 × 51 cells, of which the last are not full
+    found = score_particles(volume, model, device="cpu", flips=True)
+    centre, width, clip = tiled.NetworkView.of(volume, 10, "robust").normalisation
+    wide = np.pad(((volume.values - centre) / width).clip(-clip, clip), 8, mode="symmetric")
+    network, images = model.network(), []
+    for axes in ((), *MIRRORS):
+        places = [np.arange(32), np.arange(72), np.arange(104)]  # multiples of 4
+        for axis in axes:
+            places[axis] = [30, 72, 102][axis] - 1 - places[axis]
+        image = torch.from_numpy(wide[np.ix_(*(place + 8 for place in places))])
+        with torch.inference_mode():
+            scores = network(image[None, None]).softmax(1)[0, 0]
+        images.append(np.flip(scores.numpy()[:15, :36, :51], axes))
+    np.testing.assert_allclose(found[0].values, np.mean(images, axis=0), atol=2e-5)
+
+
+def test_mirror_images_in_small_tiles(tomogram, model, monkeypatch):
+    whole = score_particles(tomogram, model, device="cpu", flips=True)
+    monkeypatch.setattr(tiled, "_LARGEST", 28)
+    assert_alike(score_particles(tomogram, model, device="cpu", flips=True), whole)
 
 
 def test_a_cancel_leaves_a_tile_between_two_operations(tomogram, model, monkeypatch):

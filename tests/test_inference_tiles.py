@@ -4,7 +4,7 @@ import pytest
 
 from napari_vox3d import Volume
 from napari_vox3d.errors import InferenceError
-from napari_vox3d.inference.tiles import NetworkView, Normalisation, tiles
+from napari_vox3d.inference.tiles import MirrorImage, NetworkView, Normalisation, tiles
 
 
 def volume(values, voxel_size=10.0, **fields):
@@ -95,6 +95,19 @@ def test_a_box_is_the_same_however_it_is_read(noise):
     whole = view.read((-9, -9, -9), (20, 20, 20))
     part = view.read((-2, 3, 1), (9, 19, 20))
     np.testing.assert_allclose(whole[7:18, 12:28, 10:29], part, atol=1e-6)
+
+
+@pytest.mark.parametrize("voxel_size", [10.0, 6.1])
+@pytest.mark.parametrize("axes", [(), (1,), (1, 2)])
+def test_a_mirror_image_is_the_view_the_other_way_round(noise, voxel_size, axes):
+    view = NetworkView.of(volume(noise, voxel_size), 10, "robust")
+    length = np.add(view.shape, (0, 1, 3))
+    whole = np.flip(view.read((0, 0, 0), length), axes)
+    image = MirrorImage(view, axes, length)
+    part = image.read((2, 3, 1), (9, 8, 12))
+    np.testing.assert_allclose(part, whole[2:9, 3:8, 1:12], atol=1e-6)
+    beyond = np.flip(view.read((-5, -5, -5), length + 5), axes)
+    np.testing.assert_allclose(image.read((-5, -5, -5), length + 5), beyond, atol=1e-6)
 
 
 def test_coarser_views_average_noise_away(noise):

@@ -72,6 +72,7 @@ def settings():
         "min_distance": {names[0]: 55.5},
         "classes": names[:2],
         "contrast": "bright",
+        "flips": True,
         "voxel_size": 10.5,
         "region": [slice(2, None), slice(None, 33), slice(None)],
         "device": "cpu",

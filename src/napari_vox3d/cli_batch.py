@@ -93,6 +93,9 @@ def pick(
         Contrast | None,
         typer.Option(help="How particles look; auto finds out. Default: as the model expects."),
     ] = None,
+    flips: Annotated[
+        bool, typer.Option("--flips", help="Average over mirror images; four times slower.")
+    ] = False,
     device: Device = "auto",
     precision: Precision = "auto",
     jobs: Jobs = None,
@@ -114,6 +117,7 @@ def pick(
         "classes": classes,
         "voxel_size": voxel_size,
         "contrast": contrast and contrast.value,
+        "flips": flips,
         "device": device,
         "precision": precision,
     }

@@ -48,6 +48,7 @@ def pick_files(
     contrast: str | None = None,
     classes: Sequence[str] | None = None,
     voxel_size: float | None = None,
+    flips: bool = False,
     device: str = "auto",
     precision: str = "auto",
     progress: Progress | None = None,
@@ -88,7 +89,7 @@ def pick_files(
         YAML file with the settings of dask-jobqueue for these jobs; default: dask's own.
     overwrite
         Do all files again.
-    threshold, min_distance, contrast, classes, voxel_size, device, precision
+    threshold, min_distance, contrast, classes, voxel_size, flips, device, precision
         See `pick_particles`. With ``"auto"`` or ``"cuda"`` each process has its own GPU.
     progress
         Called with thousandths of files, of all that are to do; may raise `Cancelled`.
@@ -117,7 +118,7 @@ def pick_files(
         named = known.classes == "names" and format != "copick-project"
         part_format = format if named else "relion5"
     suffix = PICK_FORMATS[part_format].suffix
-    options = {
+    options: dict[str, Any] = {
         "threshold": threshold if isinstance(threshold, float | int | None) else dict(threshold),
         "min_distance": (
             min_distance if isinstance(min_distance, float | int | None) else dict(min_distance)
@@ -128,6 +129,8 @@ def pick_files(
         "device": device,
         "precision": precision,
     }
+    if flips:
+        options["flips"] = True
     names = target_names(tomograms, suffix, stem=True)
     tasks = [
         _task("picking", source, parts / (name.own + suffix), model, options,

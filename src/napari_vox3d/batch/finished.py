@@ -16,7 +16,7 @@ from napari_vox3d.provenance import Run, model_name
 if TYPE_CHECKING:
     from napari_vox3d.models.card import ModelCard
 
-_SAID = {"classes": "choice of classes"}
+_SAID = {"classes": "choice of classes", "flips": "choice of mirror images"}
 
 
 def why_to_do(task: Task, cards: Sequence[ModelCard]) -> str | None:

@@ -25,19 +25,16 @@ from napari_vox3d.gui.controls import (
     contrast_menu,
     distance_box,
     drop_down,
+    flips_box,
     new_grid,
     note,
     scrolled_form,
     spacing_box,
 )
 from napari_vox3d.gui.file_table import FileTable
-from napari_vox3d.gui.layers import (
-    picks_layer,
-    show_whole_spheres,
-    volume_from_layer,
-    volume_layers,
-)
-from napari_vox3d.gui.reproduce import CopyButtons, reading_arguments
+from napari_vox3d.gui.layer_files import files_of
+from napari_vox3d.gui.layers import picks_layer, show_whole_spheres, volume_layers
+from napari_vox3d.gui.reproduce import CopyButtons
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import RunControl, show_problem
 from napari_vox3d.provenance import Run, changed
@@ -75,13 +72,14 @@ class RunBatch(QWidget):
             "What to do with each file.", choices=[(TASKS[task], task) for task in FUNCTIONS]
         )
         choose(self.task, "picking")
-        self.files = FileTable(self._open_files, self._say)
+        self.files = FileTable(partial(files_of, napari_viewer.layers), self._say)
         self.models = {
             task: ModelChoice(task, recall(task).get("model", "")) for task in ("picking", "elf")
         }
         self.thresholds = QWidget(toolTip="Score that a pick of each class needs.")
         self.min_distance = distance_box()
         self.contrast = contrast_menu()
+        self.flips = flips_box()
         self.spacing = spacing_box()
         self.folder = FileEdit(
             mode="d", tooltip="Where the results go, one file for each source, named after it."
@@ -129,6 +127,7 @@ class RunBatch(QWidget):
         add_row(form, "Thresholds", self.thresholds)
         add_row(form, "Distance", self.min_distance)
         add_row(form, "Contrast", self.contrast)
+        form.addRow("", self.flips.native)
         add_row(form, "Grid", self.spacing)
         add_row(form, "Results in", self.folder)
         add_row(form, "Format", self.format)
@@ -213,6 +212,7 @@ class RunBatch(QWidget):
             format=(self.format.value, "relion5"),
             one_file=(self.one_file.value and self._holds_several(), False),
             min_distance=(self.min_distance.value or None, None),
+            flips=(self.flips.value, False),
         )
         if chosen != suggested:
             what["threshold"] = chosen
@@ -314,22 +314,6 @@ class RunBatch(QWidget):
         is_open = any(isinstance(v, vox.Volume) and v.source == tomogram.source for v in held)
         return [*([] if is_open else volume_layers([tomogram])), picks_layer(picks, tomogram)]
 
-    def _open_files(self) -> tuple[list[Path], str]:
-        """Files of the open layers, and a sentence on layers that are not what their file is."""
-        found, left_out = [], []
-        for layer in self._viewer.layers:
-            held = layer.metadata.get("vox3d")
-            if isinstance(held, vox.Volume) and held.quantity != "score":
-                path = _file_of(layer)
-                (left_out if path is None else found).append(layer.name if path is None else path)
-            elif hasattr(held, "get_chemical_symbols"):
-                source = Path(layer.metadata["provenance"]["source"])
-                found += [source] if source.is_file() else []
-        if not left_out:
-            return found, "" if found else "Nothing is open that is a file on the disk."
-        names = ", ".join(left_out)
-        return found, f"Save these layers first, for no file holds what they show: {names}."
-
     def _formats(self, _: object = None) -> list[tuple[str, str]]:
         if self.task.value == "elf":
             return [(f"{name} (*{suffix})", name) for name, suffix in ELF_FORMATS.items()]
@@ -352,8 +336,8 @@ class RunBatch(QWidget):
         self.result.clear()
         for other, choice in self.models.items():
             self._form.setRowVisible(choice, other == task)
-        for control in (self.thresholds, self.min_distance.native, self.contrast.native):
-            self._form.setRowVisible(control, task == "picking")
+        for control in (self.thresholds, self.min_distance, self.contrast, self.flips):
+            self._form.setRowVisible(getattr(control, "native", control), task == "picking")
         self._form.setRowVisible(self.spacing.native, task == "elf")
         self.format.reset_choices()
         self._show_format()
@@ -387,17 +371,6 @@ OPEN_STATES = ("waiting", "running")
 def _name_for_all(choice: ModelChoice, card: ModelCard) -> str:
     """Name that each file finds its model by: the default ELF model may depend on the source."""
     return choice.chosen or "default" if card.task == "elf" else card.name
-
-
-def _file_of(layer: Layer) -> Path | None:
-    """File that holds just what an image layer shows, if there is one."""
-    try:
-        volume = volume_from_layer(layer)
-        same = volume is layer.metadata["vox3d"] and not reading_arguments(layer, volume)
-    except Vox3dError:
-        return None
-    path = Path(volume.source)
-    return path if same and path.is_file() else None
 
 
 def _run_batch(function: str, *args: Any, **kwargs: Any) -> list[Outcome]:

@@ -8,7 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakSet
 
-from magicgui.widgets import ComboBox, FloatSpinBox
+from magicgui.widgets import CheckBox, ComboBox, FloatSpinBox
 from qtpy.compat import isalive
 from qtpy.QtCore import QEvent, QObject, QSize, Qt, QTimer, Signal
 from qtpy.QtGui import QResizeEvent
@@ -108,6 +108,16 @@ def contrast_menu() -> ComboBox:
             ("dark particles", "dark"),
             ("bright particles", "bright"),
         ],
+    )
+
+
+def flips_box() -> CheckBox:
+    """Make a check box for scores that are averaged over mirror images."""
+    return CheckBox(
+        text="Average over mirror images (4× slower)",
+        value=recall("picking").get("flips", False),
+        tooltip="Score the tomogram and its mirror images along y and x, and take the mean: chance "
+        "counts for less, so that fewer picks are false. Some particles may need a lower threshold.",
     )
 
 

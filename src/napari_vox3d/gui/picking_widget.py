@@ -25,6 +25,7 @@ from napari_vox3d.gui.controls import (
     contrast_menu,
     distance_box,
     drop_down,
+    flips_box,
     new_grid,
     note,
     scrolled_form,
@@ -77,6 +78,7 @@ class PickParticles(QWidget):
             choices=self._regions,
         )
         self.slices = RangeSlider(tooltip="First and last slice (z) of the box.")
+        self.flips = flips_box()
         self.run = RunControl(
             "Pick particles",
             self._start,
@@ -104,6 +106,7 @@ class PickParticles(QWidget):
         add_row(form, "Contrast", self.contrast)
         add_row(form, "Region", self.region)
         add_row(form, "Slices", self.slices)
+        form.addRow("", self.flips.native)
         self.computing = ComputeOptions(self, form)
         form.addRow(self.run)
         form.addRow(self.classes)
@@ -179,6 +182,7 @@ class PickParticles(QWidget):
             classes=(list(shown) if len(shown) < len(self._rows) else None, None),
             contrast=(self.contrast.value, None),
             region=(region and [[part.start, part.stop] for part in region], None),
+            flips=(self.flips.value, False),
             device=(computing["device"], "auto"),
             precision=(computing["precision"], "auto"),
         )
@@ -271,11 +275,11 @@ class PickParticles(QWidget):
     def _start(self) -> None:
         layer, volume, card = self._chosen()
         region = self._box(volume)
-        remember("picking", model=self.model.chosen)
+        remember("picking", model=self.model.chosen, flips=self.flips.value)
         self.result.clear()
         self.run.run(
             _score_particles, volume, card.name, region=region,
-            contrast=self.contrast.value, **self.computing.arguments(),
+            contrast=self.contrast.value, flips=self.flips.value, **self.computing.arguments(),
             then=partial(self._keep, layer, volume, card),
         )  # fmt: skip
 

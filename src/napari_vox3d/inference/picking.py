@@ -5,29 +5,22 @@ from __future__ import annotations
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from functools import partial
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from napari_vox3d.errors import InferenceError, ModelError
 from napari_vox3d.inference.contrast import ContrastChoice, contrast_of
+from napari_vox3d.inference.peaks import find_peaks, keep_highest
 from napari_vox3d.inference.tiles import Box, NetworkView
-from napari_vox3d.models import Model, ModelCard, PickingInput, load_model
+from napari_vox3d.models import Model, PickingInput, load_model
 from napari_vox3d.picks import Picks
 from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
     from napari_vox3d.progress import Progress
-
-_CORE = 0.4  # radius of a peak over the particle's
-_BROAD = 3  # cells: radius of peaks from which on their tops are flat
-_FEW = 0.01  # share of cells that are faster compared one by one
-_CERTAIN = 1e-6  # probabilities nearer to 0 or 1 say no more about where a peak is
 
 
 def score_particles(
@@ -40,6 +33,7 @@ def score_particles(
     region: Sequence[slice | tuple[int, int]] | None = None,
     contrast: ContrastChoice | None = None,
     voxel_size: float | None = None,
+    flips: bool = False,
 ) -> list[Volume]:
     """Score every place of a tomogram for every class of a model.
 
@@ -68,6 +62,10 @@ def score_particles(
         was trained on.
     voxel_size
         Å, for a tomogram that does not say how large its voxels are, or says it wrongly.
+    flips
+        Average the probabilities over the tomogram and its mirror images along y, x, and both,
+        which takes four times as long. There are no quarter turns: they would turn the missing
+        wedge, which networks know where it was when they were trained.
 
     Returns
     -------
@@ -112,7 +110,7 @@ def score_particles(
     network = chosen.network(where)
     if progress is not None:
         progress(0, 1)  # statistics and weights took a while; a cancel may be waiting
-    scores, first, stride = score_cells(network, view, box, where, kind, progress)
+    scores, first, stride = score_cells(network, view, box, where, kind, progress, flips)
     centre = view.to_index(stride * (first + 0.5) - 0.5)  # of the first cell, in voxels
     run = Run(
         "score_particles",
@@ -123,6 +121,7 @@ def score_particles(
             region=(None if region is None else [[part.start, part.stop] for part in box], None),
             contrast=(contrast, None),
             voxel_size=(_plain(voxel_size), None),
+            flips=(flips, False),
             member=(volume.metadata.get("member", 0), 0),
         ),
         model=model_name(model, card.name),
@@ -147,7 +146,7 @@ def score_particles(
     }
     return [
         Volume(
-            scores[output],
+            scores[outputs[0]] if len(outputs) == 1 else scores[outputs].sum(0),
             volume.step * (stride * np.array(view.scale))[:, None],
             volume.to_world(centre),
             quantity="score",
@@ -160,7 +159,7 @@ def score_particles(
                 **about,
             },
         )
-        for output, particle in zip(outputs_of(card), card.classes, strict=True)
+        for outputs, particle in zip(card.outputs, card.classes, strict=True)
     ]
 
 
@@ -208,7 +207,7 @@ def find_particles(
     if not score_maps:
         return Picks(np.zeros((0, 3)), np.zeros(0, str))
     thresholds = [_setting(threshold, score, "threshold") for score in score_maps]
-    peaks = [_peaks(score, least) for score, least in zip(score_maps, thresholds, strict=True)]
+    peaks = [find_peaks(score, least) for score, least in zip(score_maps, thresholds, strict=True)]
     kinds = np.repeat(np.arange(len(peaks)), [len(values) for _, values in peaks])
     positions = np.concatenate(
         [score.to_world(cells) for score, (cells, _) in zip(score_maps, peaks, strict=True)]
@@ -227,7 +226,7 @@ def find_particles(
     radii = np.array([score.metadata["radius"] for score in score_maps])
     limits = np.minimum(radii[:, None], radii)
     np.fill_diagonal(limits, [_setting(min_distance, s, "min_distance") for s in score_maps])
-    order = order[_keep_highest(positions[order], kinds[order], limits)]
+    order = order[keep_highest(positions[order], kinds[order], limits)]
     names = np.array([score.name for score in score_maps])
     return Picks(
         positions[order],
@@ -305,12 +304,6 @@ def _box(region: Sequence[slice | tuple[int, int]] | None, shape: Sequence[int])
     return z, y, x
 
 
-def outputs_of(card: ModelCard) -> list[int]:
-    """Index among the network's outputs of each class of a card."""
-    count = len(card.classes) + (card.background is not None)
-    return [n for n in range(count) if n != card.background]
-
-
 def _refuse_unknown(
     given: float | Mapping[str, float] | Sequence[str] | None, names: Sequence[str]
 ) -> None:
@@ -324,86 +317,3 @@ def _setting(given: float | Mapping[str, float] | None, score: Volume, name: str
     if isinstance(given, Mapping):
         return given.get(score.name, own)
     return own if given is None else given
-
-
-def _peaks(score: Volume, threshold: float) -> tuple[NDArray[np.float64], NDArray[np.float32]]:
-    """Refined cells (N, 3) and heights (N,) of the local maxima."""
-    values = score.values
-    cells = local_maxima(values, threshold)
-    core = round(_CORE * score.metadata["radius"] / float(score.voxel_size.mean()))
-    refine = _by_parabolas if core < _BROAD else partial(_by_mass, reach=core)
-    return refine(values, cells), values[tuple(cells.T)]
-
-
-def _by_parabolas(values: NDArray[np.float32], cells: NDArray[np.intp]) -> NDArray[np.float64]:
-    """Tops of the parabolas through the logits of peaks and their neighbours along each axis."""
-    inner = np.pad(values, 1, mode="edge")  # at an edge the slope outwards counts as none
-    places = cells.astype(float)
-    here = _logit(values[tuple(cells.T)])
-    for axis in range(3):
-        step = np.eye(3, dtype=int)[axis]
-        before = _logit(inner[tuple((cells + 1 - step).T)])
-        after = _logit(inner[tuple((cells + 1 + step).T)])
-        bend = 2 * here - before - after
-        places[:, axis] += np.clip((after - before) / (2 * np.maximum(bend, 1e-9)), -0.5, 0.5)
-    return places
-
-
-def _by_mass(
-    values: NDArray[np.float32], cells: NDArray[np.intp], reach: int
-) -> NDArray[np.float64]:
-    """Centres of mass of the scores at most `reach` cells from a peak along each axis."""
-    around = np.pad(values, reach)
-    mass, moment = np.full(len(cells), 1e-9), np.zeros((len(cells), 3))
-    for offset in product(range(2 * reach + 1), repeat=3):
-        here = around[tuple((cells + offset).T)]
-        mass += here
-        moment += here[:, None] * (np.array(offset) - reach)
-    return cells + moment / mass[:, None]
-
-
-def local_maxima(values: NDArray[np.float32], threshold: float) -> NDArray[np.intp]:
-    """Cells (N, 3) that are at least as high as `threshold` and their 26 neighbours."""
-    high = values >= threshold
-    if np.count_nonzero(high) > _FEW * high.size:
-        return np.argwhere(high & (values == _highest_around(values)))
-    # of a flat array it is several times faster
-    cells = np.stack(np.unravel_index(np.flatnonzero(high), high.shape), axis=1)
-    last = np.array(values.shape) - 1
-    for offset in sorted(product((-1, 0, 1), repeat=3), key=np.count_nonzero):  # nearest first
-        near = np.clip(cells + offset, 0, last)  # beyond an edge: another neighbour, or itself
-        cells = cells[values[tuple(cells.T)] >= values[tuple(near.T)]]
-    return cells
-
-
-def _highest_around(score: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Highest of each cell and its 26 neighbours."""
-    for axis in range(3):
-        along = np.moveaxis(score, axis, 0)
-        highest = along.copy()
-        np.maximum(highest[1:], along[:-1], out=highest[1:])
-        np.maximum(highest[:-1], along[1:], out=highest[:-1])
-        score = np.moveaxis(highest, 0, axis)
-    return score
-
-
-def _logit(probability: NDArray[np.float32]) -> NDArray[np.float64]:
-    held = np.clip(probability.astype(float), _CERTAIN, 1 - _CERTAIN)
-    return np.log(held / (1 - held))
-
-
-def _keep_highest(
-    positions: NDArray[np.float64], kinds: NDArray[np.intp], limits: NDArray[np.float64]
-) -> NDArray[np.bool_]:
-    """Which of the points, given by falling height, stay (greedy); `limits` in Å by classes."""
-    from scipy.spatial import cKDTree
-
-    keep = np.ones(len(positions), bool)
-    pairs = cKDTree(positions).query_pairs(limits.max(), output_type="ndarray")
-    distances = np.linalg.norm(positions[pairs[:, 0]] - positions[pairs[:, 1]], axis=1)
-    pairs = pairs[distances < limits[kinds[pairs[:, 0]], kinds[pairs[:, 1]]]]
-    pairs.sort(axis=1)
-    for higher, lower in pairs[np.argsort(pairs[:, 0], kind="stable")].tolist():
-        if keep[higher]:
-            keep[lower] = False
-    return keep

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,10 @@ from torch.overrides import TorchFunctionMode
 
 from napari_vox3d.errors import InferenceError, is_out_of_memory
 from napari_vox3d.inference.device import free_memory
-from napari_vox3d.inference.tiles import Box, NetworkView, tiles
+from napari_vox3d.inference.tiles import Box, MirrorImage, NetworkView, tiles
 from napari_vox3d.networks.memory import available_memory
 from napari_vox3d.networks.pickers import DensePicker
 from napari_vox3d.progress import Progress
-
-Advance = Callable[[int], None]
 
 _SMALLEST = 24  # voxels along an edge of a tile
 _USEFUL = 64  # smaller tiles are nearly all halo: taken only once memory has run out
@@ -29,8 +27,30 @@ _GPU_SHARE = 0.4  # of the memory that is free on a GPU
 _BEAT = 0.25  # seconds
 
 
+class Count:
+    """Tells how many cells are done.
+
+    Parameters
+    ----------
+    total
+        Cells in all.
+    progress
+        Told at once, and at each call; may raise `Cancelled`.
+    """
+
+    def __init__(self, total: int, progress: Progress | None) -> None:
+        self._done, self._total, self._progress = 0, total, progress
+        self(0)
+
+    def __call__(self, cells: int) -> None:
+        """Count that many more."""
+        self._done += cells
+        if self._progress is not None:
+            self._progress(self._done, self._total)
+
+
 class Tiling:
-    """Fills grids tile by tile; remembers how large tiles may be.
+    """Goes over grids tile by tile; remembers how large tiles may be.
 
     Parameters
     ----------
@@ -45,10 +65,10 @@ class Tiling:
     def __init__(self, edge: int, stride: int, device: torch.device) -> None:
         self._edge, self._stride, self._device = edge, stride, device
 
-    def fill(
-        self, shape: Sequence[int], compute: Callable[[Box], Tensor], advance: Advance
-    ) -> Tensor:
-        """Fill a grid.
+    def over(
+        self, shape: Sequence[int], compute: Callable[[Box], Tensor]
+    ) -> Iterator[tuple[Box, Tensor]]:
+        """Tiles that cover a grid once, each with its values.
 
         Parameters
         ----------
@@ -56,33 +76,20 @@ class Tiling:
             Cells (d, h, w) of the grid.
         compute
             Gives the values (C, ...) of a box of cells.
-        advance
-            Called with the number of cells of each finished tile.
-
-        Returns
-        -------
-        Tensor
-            (C, d, h, w), where the values of the tiles are.
 
         Raises
         ------
         InferenceError
             If not even small tiles fit in memory.
         """
-        whole: Tensor | None = None
         waiting = list(tiles(shape, self._edge))[::-1]
         while waiting:
             tile = waiting.pop()
             values = self._attempt(tile, compute)
             if values is None:
                 waiting += _divided(tile, self._edge)[::-1]
-                continue
-            if whole is None:
-                whole = values.new_empty((len(values), *shape))
-            whole[(slice(None), *tile)] = values
-            advance(values[0].numel())
-        assert whole is not None
-        return whole
+            else:
+                yield tile, values
 
     def _attempt(self, tile: Box, compute: Callable[[Box], Tensor]) -> Tensor | None:
         """Values of a tile; None if it must be divided first."""
@@ -141,7 +148,7 @@ class Heartbeat(TorchFunctionMode):
 
 
 class DensePass:
-    """One pass of a `DensePicker`.
+    """Passes of a `DensePicker` over a tomogram and its mirror images.
 
     Tiles see their halo, but nothing beyond the edges of the tomogram, where the network pads as
     it did while training.
@@ -154,43 +161,44 @@ class DensePass:
         What it is shown.
     device
         Where it computes.
-    progress
-        Called after each tile and several times a second meanwhile; may raise `Cancelled`.
     """
 
-    def __init__(
+    def __init__(self, network: DensePicker, view: NetworkView, device: torch.device) -> None:
+        self.stride = network.stride
+        self._network, self._device = network, device
+        self._end = np.maximum(self._up(view.end), 2 * network.multiple)
+        self._tiling = Tiling(self._edge() // self.stride, self.stride, device)
+
+    def add(
         self,
-        network: DensePicker,
-        view: NetworkView,
-        device: torch.device,
+        scores: NDArray[np.float32],
+        image: MirrorImage,
+        first: NDArray[np.int64],
         progress: Progress | None,
     ) -> None:
-        self.stride = network.stride
-        self._network, self._view, self._device = network, view, device
-        self._progress = progress
-        self._done, self._total = 0, 0
-        self._end = np.maximum(self._up(view.end), 2 * network.multiple)
+        """Add the probabilities of all cells from `first` on to `scores` (outputs, d, h, w).
 
-    def score(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> NDArray[np.float32]:
-        """Probabilities (outputs, d, h, w) of the cells from `first` to `last` (excluded)."""
-        shape = (last - first).tolist()
-        self._total = int(np.prod(shape))
-        self._advance(0)  # loading the network took a while; a cancel may be waiting
+        `progress` is called after each tile and several times a second meanwhile.
+        """
+        shape = scores.shape[1:]
+        advance = Count(int(np.prod(shape)), progress)
 
         def compute(tile: Box) -> Tensor:
-            return self._probabilities(
-                first + [part.start for part in tile], first + [part.stop for part in tile]
-            )
+            low = first + [part.start for part in tile]
+            return self._probabilities(image, low, first + [part.stop for part in tile])
 
-        tiling = Tiling(self._edge() // self.stride, self.stride, self._device)
-        with Heartbeat(lambda: self._advance(0)):
-            return tiling.fill(shape, compute, self._advance).numpy()
+        with Heartbeat(lambda: advance(0)):
+            for tile, values in self._tiling.over(shape, compute):
+                scores[(slice(None), *tile)] += values.numpy()
+                advance(values[0].numel())
 
-    def _probabilities(self, first: NDArray[np.int64], last: NDArray[np.int64]) -> Tensor:
+    def _probabilities(
+        self, image: MirrorImage, first: NDArray[np.int64], last: NDArray[np.int64]
+    ) -> Tensor:
         halo, multiple = self._network.halo, self._network.multiple
         low = np.maximum((first * self.stride - halo) // multiple * multiple, 0)
         high = np.minimum(self._up(last * self.stride + halo), self._end)
-        values = torch.from_numpy(self._view.read(low.tolist(), high.tolist()))
+        values = torch.from_numpy(image.read(low.tolist(), high.tolist()))
         logits = self._network(values[None, None].to(self._device))[0]
         begin, end = first - low // self.stride, last - low // self.stride
         cells = tuple(slice(a, b) for a, b in zip(begin.tolist(), end.tolist(), strict=True))
@@ -212,8 +220,3 @@ class DensePass:
 
     def _up(self, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
         return -(-voxels // self._network.multiple) * self._network.multiple
-
-    def _advance(self, cells: int) -> None:
-        self._done += cells
-        if self._progress is not None:
-            self._progress(self._done, self._total)

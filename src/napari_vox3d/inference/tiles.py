@@ -204,6 +204,35 @@ class NetworkView:
         return box
 
 
+@dataclass(frozen=True)
+class MirrorImage:
+    """A view whose voxels come in the opposite order along some axes; nothing is copied.
+
+    Parameters
+    ----------
+    view
+        What is mirrored.
+    axes
+        Along which; none for the view itself.
+    length
+        (3,) voxels that the view counts as: voxel k of the image along a mirrored axis is voxel
+        ``length - 1 - k`` of the view. It may go beyond the view's end.
+    """
+
+    view: NetworkView
+    axes: tuple[int, ...]
+    length: NDArray[np.intp]
+
+    def read(self, start: Sequence[int], stop: Sequence[int]) -> NDArray[np.float32]:
+        """Box from `start` to `stop` (excluded) in voxels of the image; see `NetworkView.read`."""
+        low, high = np.array(start), np.array(stop)
+        for axis in self.axes:
+            n = self.length[axis]
+            low[axis], high[axis] = n - stop[axis], n - start[axis]
+        box = self.view.read(low.tolist(), high.tolist())
+        return np.ascontiguousarray(np.flip(box, self.axes))
+
+
 class _Axis(NamedTuple):
     """How a stretch of the view comes from the voxels `low` to `high` of one axis."""
 
