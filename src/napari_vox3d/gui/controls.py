@@ -116,8 +116,8 @@ def flips_box() -> CheckBox:
     return CheckBox(
         text="Average over mirror images (4× slower)",
         value=recall("picking").get("flips", False),
-        tooltip="Score the tomogram and its mirror images along y and x, and take the mean: chance "
-        "counts for less, so that fewer picks are false. Some particles may need a lower threshold.",
+        tooltip="Score the tomogram and its mirror images along y and x, and take the mean. "
+        "Scores of doubtful particles depend less on chance; look at the thresholds anew.",
     )
 
 
