@@ -268,7 +268,9 @@ def test_a_network_of_another_kind_is_refused(tomogram):
     view = dense.NetworkView.of(tomogram, 10, "none")
     box = tuple(slice(0, n) for n in tomogram.shape)
     with pytest.raises(InferenceError, match="not by Linear"):
-        dense.score_cells(torch.nn.Linear(1, 1), view, box, torch.device("cpu"), torch.float32)
+        dense.score_cells(
+            torch.nn.Linear(1, 1), [[0]], view, box, torch.device("cpu"), torch.float32
+        )
 
 
 def test_the_dense_form_is_kept_with_its_network():

@@ -10,6 +10,7 @@ the convolutions out, and kept for a slab as thick as the classifier needs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -19,7 +20,7 @@ from torch import Tensor, nn
 
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.inference.device import autocast
-from napari_vox3d.inference.tiled import Count, DensePass, Tiling
+from napari_vox3d.inference.tiled import Count, DensePass, Tiling, add_by_class
 from napari_vox3d.inference.tiles import Box, MirrorImage, NetworkView, tiles
 from napari_vox3d.networks.cryoet_cnn import (
     HALO,
@@ -42,6 +43,7 @@ _dense_forms: WeakKeyDictionary[nn.Module, tuple[DenseCryoET3DCNN, Stride]] = We
 
 def score_cells(
     network: nn.Module,
+    classes: Sequence[Sequence[int]],
     view: NetworkView,
     box: Box,
     device: torch.device,
@@ -49,7 +51,7 @@ def score_cells(
     progress: Progress | None = None,
     flips: bool = False,
 ) -> tuple[NDArray[np.float32], NDArray[np.int64], int]:
-    """Probabilities of all classes at the cells that cover a box.
+    """Probabilities of classes at the cells that cover a box.
 
     Cells are cubes of `stride` voxels of the view; the first begins at voxel (0, 0, 0).
 
@@ -58,6 +60,8 @@ def score_cells(
     network
         A `DensePicker`, or a `CryoET3DCNN`, which scores a cell by the window about its centre;
         on `device`.
+    classes
+        Outputs of the network that make up each class.
     view
         What it is shown.
     box
@@ -72,7 +76,7 @@ def score_cells(
     Returns
     -------
     tuple
-        (outputs, d, h, w) probabilities, the background among them; (3,) index of the first cell;
+        (classes, d, h, w) probabilities; (3,) index of the first cell;
         the stride: that of the `DensePicker`; of a `CryoET3DCNN` 4, or 8 if its classifier has no
         low-rank form.
 
@@ -87,15 +91,15 @@ def score_cells(
         )
     work: DensePass | _WindowPass
     if isinstance(network, DensePicker):
-        work = DensePass(network, view, device)
+        work = DensePass(network, classes, view, device)
     else:
-        work = _WindowPass(network, device)
+        work = _WindowPass(network, classes, device)
     stride = work.stride
     low = view.from_index(np.array([part.start - 0.5 for part in box])) + 0.5
     high = view.from_index(np.array([part.stop - 0.5 for part in box])) + 0.5
     first = np.floor(low / stride + 1e-6).astype(int)
     last = np.maximum(np.ceil(high / stride - 1e-6).astype(int), first + 1)
-    scores = np.zeros((network.num_classes, *(last - first)), np.float32)
+    scores = np.zeros((len(classes), *(last - first)), np.float32)
     cells = -(-view.end // stride)  # a mirrored cell is again a cell if the view has whole ones
     images = [MirrorImage(view, axes, cells * stride) for axes in (_FLIPS if flips else _FLIPS[:1])]
     with torch.inference_mode(), autocast(device, dtype):
@@ -121,8 +125,11 @@ def _dense_form(network: CryoET3DCNN) -> tuple[DenseCryoET3DCNN, Stride]:
 class _WindowPass:
     """Passes of windows over a tomogram and its mirror images, with the tile size that fits."""
 
-    def __init__(self, network: CryoET3DCNN, device: torch.device) -> None:
+    def __init__(
+        self, network: CryoET3DCNN, classes: Sequence[Sequence[int]], device: torch.device
+    ) -> None:
         self._network, self.stride = _dense_form(network)
+        self._classes = classes
         self._device = device
         edge = _TILE if device.type == "cpu" else _TILE_ON_GPU
         self._tiling = Tiling(edge // self.stride, self.stride, device)
@@ -136,7 +143,7 @@ class _WindowPass:
         first: NDArray[np.int64],
         progress: Progress | None,
     ) -> None:
-        """Add the probabilities of all cells from `first` on to `scores` (outputs, d, h, w)."""
+        """Add the probabilities of all cells from `first` on to `scores` (classes, d, h, w)."""
         shape = np.array(scores.shape[1:])
         axis = int(shape.argmax())  # slabs across the longest axis are the smallest
         advance = Count(int(np.prod(shape + self._reach) + np.prod(shape)), progress)
@@ -186,6 +193,5 @@ class _WindowPass:
         for tile in tiles(scores.shape[1:], _SLAB):
             below = [slice(part.start, part.stop + self._reach) for part in tile]
             logits = self._network.classify(features[(slice(None), *below)][None], self.stride)[0]
-            part = logits.float().softmax(0).cpu().numpy()
-            scores[(slice(None), *tile)] += part
-            advance(part[0].size)
+            add_by_class(scores[(slice(None), *tile)], logits.float().softmax(0), self._classes)
+            advance(logits[0].numel())

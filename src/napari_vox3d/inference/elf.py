@@ -53,6 +53,7 @@ def predict_elf(
     precision: str = ...,
     uncertainty: Literal[False] = ...,
     tables: str | Path | None = ...,
+    memory: float | None = ...,
     progress: Progress | None = ...,
 ) -> Volume: ...
 
@@ -68,6 +69,7 @@ def predict_elf(
     precision: str = ...,
     uncertainty: Literal[True],
     tables: str | Path | None = ...,
+    memory: float | None = ...,
     progress: Progress | None = ...,
 ) -> tuple[Volume, Volume]: ...
 
@@ -82,6 +84,7 @@ def predict_elf(
     precision: str = "auto",
     uncertainty: bool = False,
     tables: str | Path | None = None,
+    memory: float | None = None,
     progress: Progress | None = None,
 ) -> Volume | tuple[Volume, Volume]:
     """Predict the electron localization function of a crystal.
@@ -117,6 +120,9 @@ def predict_elf(
     tables
         Folder ``neutral_densities`` of ELFNet, for its published checkpoints alone; by default
         the one beside the checkpoint.
+    memory
+        GB that the pass of the network may take, beside its inputs. Default: what is free. A
+        FlatResNet3D that needs more keeps its activations in files, to the same result (`stream`).
     progress
         Called as ``progress(done, total)``; what it raises ends the prediction.
 
@@ -155,7 +161,8 @@ def predict_elf(
     if chosen.card.network is None:
         outcome = _promolecular(given, grid, report)
     else:
-        outcome = _by_network(given, grid, chosen, folder, device, precision, report)
+        limit = None if memory is None else 1e9 * memory
+        outcome = _by_network(given, grid, chosen, folder, device, precision, limit, report)
     report(1, 1)
     for problem in outcome.notes:
         warnings.warn(f"{_formula(grid)}: {problem}", stacklevel=2)
@@ -337,6 +344,7 @@ def _by_network(
     tables: Path | None,
     device: str,
     precision: str,
+    memory: float | None,
     report: Progress,
 ) -> _Outcome:
     """Run the network on its own grid."""
@@ -360,7 +368,8 @@ def _by_network(
         turned = np.asarray(density.values, np.float32).T
         values, cell = np.stack([turned for _ in needs.channels]), grid.cell[::-1]
     inputs = torch.from_numpy(values)[None].to(place)
-    elf, scale = run_whole_cell(network, inputs, dtype, cell, part_of(report, _DESCRIBED, 1))
+    passing = part_of(report, _DESCRIBED, 1)
+    elf, scale = run_whole_cell(network, inputs, dtype, cell, passing, memory)
     settings: dict[str, Any] = {
         "input": said,
         "device": str(place),

@@ -110,7 +110,9 @@ def score_particles(
     network = chosen.network(where)
     if progress is not None:
         progress(0, 1)  # statistics and weights took a while; a cancel may be waiting
-    scores, first, stride = score_cells(network, view, box, where, kind, progress, flips)
+    scores, first, stride = score_cells(
+        network, card.outputs, view, box, where, kind, progress, flips
+    )
     centre = view.to_index(stride * (first + 0.5) - 0.5)  # of the first cell, in voxels
     run = Run(
         "score_particles",
@@ -146,7 +148,7 @@ def score_particles(
     }
     return [
         Volume(
-            scores[outputs[0]] if len(outputs) == 1 else scores[outputs].sum(0),
+            score,
             volume.step * (stride * np.array(view.scale))[:, None],
             volume.to_world(centre),
             quantity="score",
@@ -159,7 +161,7 @@ def score_particles(
                 **about,
             },
         )
-        for outputs, particle in zip(card.outputs, card.classes, strict=True)
+        for score, particle in zip(scores, card.classes, strict=True)
     ]
 
 

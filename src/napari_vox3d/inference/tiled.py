@@ -157,15 +157,23 @@ class DensePass:
     ----------
     network
         On `device`.
+    classes
+        Outputs that make up each class.
     view
         What it is shown.
     device
         Where it computes.
     """
 
-    def __init__(self, network: DensePicker, view: NetworkView, device: torch.device) -> None:
+    def __init__(
+        self,
+        network: DensePicker,
+        classes: Sequence[Sequence[int]],
+        view: NetworkView,
+        device: torch.device,
+    ) -> None:
         self.stride = network.stride
-        self._network, self._device = network, device
+        self._network, self._classes, self._device = network, classes, device
         self._end = np.maximum(self._up(view.end), 2 * network.multiple)
         self._tiling = Tiling(self._edge() // self.stride, self.stride, device)
 
@@ -176,7 +184,7 @@ class DensePass:
         first: NDArray[np.int64],
         progress: Progress | None,
     ) -> None:
-        """Add the probabilities of all cells from `first` on to `scores` (outputs, d, h, w).
+        """Add the probabilities of all cells from `first` on to `scores` (classes, d, h, w).
 
         `progress` is called after each tile and several times a second meanwhile.
         """
@@ -189,7 +197,7 @@ class DensePass:
 
         with Heartbeat(lambda: advance(0)):
             for tile, values in self._tiling.over(shape, compute):
-                scores[(slice(None), *tile)] += values.numpy()
+                add_by_class(scores[(slice(None), *tile)], values, self._classes)
                 advance(values[0].numel())
 
     def _probabilities(
@@ -202,7 +210,7 @@ class DensePass:
         logits = self._network(values[None, None].to(self._device))[0]
         begin, end = first - low // self.stride, last - low // self.stride
         cells = tuple(slice(a, b) for a, b in zip(begin.tolist(), end.tolist(), strict=True))
-        return logits[(slice(None), *cells)].float().softmax(0).cpu()
+        return logits[(slice(None), *cells)].float().softmax(0)
 
     def _edge(self) -> int:
         """Voxels along an edge of tiles that are large, so that halos cost little, and fit."""
@@ -220,3 +228,11 @@ class DensePass:
 
     def _up(self, voxels: NDArray[np.int64]) -> NDArray[np.int64]:
         return -(-voxels // self._network.multiple) * self._network.multiple
+
+
+def add_by_class(
+    scores: NDArray[np.float32], probabilities: Tensor, classes: Sequence[Sequence[int]]
+) -> None:
+    """Add to `scores` (classes, ...) the sums of the probabilities (outputs, ...) of each class."""
+    for score, outputs in zip(scores, classes, strict=True):
+        score += probabilities[list(outputs)].sum(0).cpu().numpy()
