@@ -167,17 +167,17 @@ def test_what_is_not_to_be_learnt_is_still_told_from_it(example):
     assert tuned.card.classes[0].outputs == [0]
     assert tuned.network().num_classes == 3
     before, _ = score_particles(example[0], base, device="cpu")
-    after, = score_particles(example[0], tuned, device="cpu")
+    (after,) = score_particles(example[0], tuned, device="cpu")
     np.testing.assert_allclose(after.values, before.values, atol=1e-5)
 
 
 def test_outputs_of_a_class_count_together(example):
     base = train([example], network="unet", steps=2)
-    a, b = base.card.classes
+    a, _ = base.card.classes
     both = base.with_card(base.card.model_copy(update={
         "classes": [a.model_copy(update={"name": "any", "outputs": [0, 1]})], "background": None
     }))  # fmt: skip
-    any_, = score_particles(example[0], both, device="cpu")
+    (any_,) = score_particles(example[0], both, device="cpu")
     apart = score_particles(example[0], base, device="cpu")
     np.testing.assert_allclose(any_.values, apart[0].values + apart[1].values, atol=1e-6)
     form = form_of(both, both.card.classes)
