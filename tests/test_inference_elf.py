@@ -1,3 +1,7 @@
+import errno
+from itertools import pairwise
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +12,7 @@ import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, InferenceError, ModelError, Vox3dError
 from napari_vox3d.inference import elf_pass
 from napari_vox3d.models import ELFInput, Model, ModelCard, NetworkSpec, load_model
-from napari_vox3d.networks import build, slabs
+from napari_vox3d.networks import build, slabs, streamed
 
 SILICON = bulk("Si")
 HEXAGONAL = bulk("Mg")
@@ -218,6 +222,33 @@ def test_out_of_memory_for_good_says_what_would_fit(monkeypatch, backbone):
     failing(monkeypatch, backbone, torch.OutOfMemoryError("CUDA out of memory"), 1000)
     with pytest.raises(InferenceError, match=r"spacing of .* Å would fit"):
         vox.predict_elf(SILICON, small_model(backbone=backbone), shape=(16,) * 3)
+
+
+def test_a_network_within_a_limit_keeps_activations_in_files_or_is_refused(monkeypatch):
+    flat, continuous = small_model(), small_model(backbone="ckconv")
+    asked = {"shape": (24, 16, 20), "device": "cpu"}
+    plain, ticks = vox.predict_elf(SILICON, flat, **asked), []
+    net = flat.network().net
+    limit = streamed.stream_bytes(net, asked["shape"], 4)
+    assert limit < net.peak_bytes(asked["shape"], 1)
+    made = vox.predict_elf(SILICON, flat, memory=limit / 1e9, **asked,
+                           progress=lambda *numbers: ticks.append(numbers))  # fmt: skip
+    np.testing.assert_allclose(made.values, plain.values, atol=1e-5)
+    assert all(one <= other for one, other in pairwise(done / total for done, total in ticks))
+    for model, memory in ((flat, 1e-6), (continuous, 1e-6), (flat, 0)):
+        with pytest.raises(InferenceError, match=r"spacing of .* Å would fit"):
+            vox.predict_elf(SILICON, model, memory=memory, **asked)
+    monkeypatch.setattr(elf_pass.shutil, "disk_usage", lambda folder: SimpleNamespace(free=0))
+    with pytest.raises(InferenceError, match="In files it would need"):
+        vox.predict_elf(SILICON, flat, memory=limit / 1e9, **asked)
+    monkeypatch.undo()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(streamed._Planes, "put", full)
+    with pytest.raises(InferenceError, match=r"cannot be kept in .*No space left"):
+        vox.predict_elf(SILICON, flat, memory=limit / 1e9, **asked)
 
 
 @every_network

@@ -22,10 +22,11 @@ from napari_vox3d.networks.slabs import (
     CircularConv3d,
     PassingGELU,
     count_ticks,
-    gelu_in_place,
+    gelu_of_sum,
     passing_norm,
     slabs_of,
     thickness,
+    times,
     works_in_place,
 )
 
@@ -35,16 +36,6 @@ if TYPE_CHECKING:
 _REDUCTION = 16
 _SMALLEST_SQUARE = 1e-3  # of χ: where it vanishes the logit is 7
 _FLAT_NAMES = ("flat_resnet", "flat", "flatresnet", "resnet", "flat_resnet3d")
-
-
-def _times(layer: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
-    """Gated values, in the place of those if `layer` may."""
-    return x.mul_(gate) if works_in_place(layer, x) else x * gate
-
-
-def _joined(layer: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
-    """GELU of a sum; in the place of its first part if `layer` may."""
-    return gelu_in_place(x.add_(kept)) if works_in_place(layer, x) else F.gelu(kept + x)
 
 
 class SqueezeExcitation(nn.Module):
@@ -63,7 +54,7 @@ class SqueezeExcitation(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate (B, C, D, H, W)."""
         slabs_of(self)
-        return _times(self, x, self.excitation(x.mean((2, 3, 4)))[:, :, None, None, None])
+        return times(self, x, self.excitation(x.mean((2, 3, 4)))[:, :, None, None, None])
 
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start."""
@@ -89,7 +80,7 @@ class ResidualBlock(nn.Module):
         """Refine (B, C, D, H, W)."""
         if self.use_checkpoint and self.training and torch.is_grad_enabled():
             return F.gelu(x + checkpoint(self.f, x, use_reentrant=False))
-        return _joined(self, self.f(x), x)
+        return gelu_of_sum(self, self.f(x), x)
 
 
 class ChannelAttention(nn.Module):
@@ -107,8 +98,11 @@ class ChannelAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) to (B, C, 1, 1, 1) in [0, 1]."""
         cell = (2, 3, 4)
-        gate = self.mlp(x.mean(cell, keepdim=True)) + self.mlp(x.amax(cell, keepdim=True))
-        return gate.sigmoid()
+        return self.gate(x.mean(cell, keepdim=True), x.amax(cell, keepdim=True))
+
+    def gate(self, mean: Tensor, maximum: Tensor) -> Tensor:
+        """Gate from what it looks at, all of them (B, C, 1, 1, 1)."""
+        return (self.mlp(mean) + self.mlp(maximum)).sigmoid()
 
 
 class SpatialAttention(nn.Module):
@@ -120,8 +114,11 @@ class SpatialAttention(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, D, H, W) to (B, 1, D, H, W) in [0, 1]."""
-        maps = torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
-        return self.conv(maps).sigmoid()
+        return self.conv(self.maps(x)).sigmoid()
+
+    def maps(self, x: Tensor) -> Tensor:
+        """What it looks at: (B, 2, D, H, W)."""
+        return torch.cat([x.mean(1, keepdim=True), x.amax(1, keepdim=True)], 1)
 
 
 class CBAM3D(nn.Module):
@@ -135,8 +132,8 @@ class CBAM3D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Gate (B, C, D, H, W)."""
         slabs_of(self)
-        x = _times(self, x, self.ca(x))
-        return _times(self, x, self.sa(x))
+        x = times(self, x, self.ca(x))
+        return times(self, x, self.sa(x))
 
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start; its convolution makes its own."""
@@ -230,7 +227,7 @@ class FlatResNet3D(nn.Module):
         for layer in self.body:  # one after another, so that each input can go
             x = layer(x)
         x = self.post(x)
-        return _joined(self, x, self.stem(sad) if kept is None else kept)
+        return gelu_of_sum(self, x, self.stem(sad) if kept is None else kept)
 
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """Those of the stem, which is computed twice."""

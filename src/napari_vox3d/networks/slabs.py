@@ -106,11 +106,12 @@ def _pad_periodically(x: Tensor, pads: Sequence[int]) -> Tensor:
     if all(pad <= size for pad, size in zip(pads, x.shape[2:], strict=True)):
         return F.pad(x, [pad for pad in reversed(pads) for _ in range(2)], mode="circular")
     for axis, pad in enumerate(pads, start=2):  # a cell smaller than the halo repeats more often
-        x = _periodic_rows(x, axis, -pad, x.shape[axis] + pad)
+        x = periodic_rows(x, axis, -pad, x.shape[axis] + pad)
     return x
 
 
-def _periodic_rows(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+def periodic_rows(x: Tensor, axis: int, start: int, stop: int) -> Tensor:
+    """What a periodic tensor has between two places of an axis, which may lie beyond its ends."""
     size, pieces = x.shape[axis], []
     while start < stop:  # joined slices: index_select is many times slower along an inner axis
         first = start % size
@@ -164,6 +165,10 @@ class CircularConv3d(nn.Conv3d):
             return mix_channels(x, self.weight)
         return super().forward(_pad_periodically(x, [self.halo] * 3))
 
+    def of_planes(self, slab: Tensor) -> Tensor:
+        """Convolve planes of a period that bring their neighbours along D, `halo` at both ends."""
+        return super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
+
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start and one for each slab."""
         batch, depth, height, width = shape
@@ -183,8 +188,8 @@ class CircularConv3d(nn.Conv3d):
                 slab = torch.cat([before, x[:, :, start:stop], after, wrapped], 2)
                 before = slab[:, :, slab.shape[2] - 2 * halo : slab.shape[2] - halo].clone()
             else:
-                slab = _periodic_rows(x, 2, start - halo, stop + halo)
-            part = super().forward(_pad_periodically(slab, [0, halo, halo]))
+                slab = periodic_rows(x, 2, start - halo, stop + halo)
+            part = self.of_planes(slab)
             if out is None:  # only the first slab tells the type under autocast
                 out = part.new_empty((batch, self.out_channels, depth, height, width))
             out[:, :, start:stop] = part
@@ -222,6 +227,16 @@ class PassingGELU(nn.GELU):
 def gelu_in_place(x: Tensor) -> Tensor:
     """GELU in the memory of its input."""
     return torch.ops.aten.gelu_(x)
+
+
+def times(layer: nn.Module, x: Tensor, gate: Tensor) -> Tensor:
+    """Gated values, in the place of those if `layer` may."""
+    return x.mul_(gate) if works_in_place(layer, x) else x * gate
+
+
+def gelu_of_sum(layer: nn.Module, x: Tensor, kept: Tensor) -> Tensor:
+    """GELU of a sum, in the place of its first part if `layer` may."""
+    return gelu_in_place(x.add_(kept)) if works_in_place(layer, x) else F.gelu(kept + x)
 
 
 def works_in_place(layer: nn.Module, x: Tensor) -> bool:
