@@ -138,7 +138,8 @@ def _blocks(
     unread: Unread, shape: tuple[int, int, int], atoms: int
 ) -> tuple[list[NDArray[np.float64]], list[bytes], bool]:
     """Blocks of numbers, the text after each, and whether further images follow."""
-    again = re.compile(rb"^[ \t]*%d[ \t]+%d[ \t]+%d[ \t]*\r?$" % shape, re.MULTILINE)
+    # "++": blanks without end are passed over once
+    again = re.compile(rb"^[ \t]*+%d[ \t]++%d[ \t]++%d[ \t]*+\r?$" % shape, re.MULTILINE)
     size = " × ".join(map(str, shape))
     blocks, between = [], []
     while True:

@@ -96,7 +96,7 @@ class Unread:
         """Unpack until so many bytes, or all, are at hand; whether the file has no more."""
         if self._parts is None or (size is not None and len(self._text) - self._start >= size):
             return self._parts is None
-        parts = [self._text[self._start :]]
+        parts, self._text = [self._text[self._start :]], b""
         have = len(parts[0])
         while (size is None or have < size) and (part := self._more()):
             parts.append(part)
