@@ -167,11 +167,24 @@ def test_a_full_graphics_card_gets_smaller_tiles(monkeypatch):
         vox.pick_particles(volume, picker, device="cpu")
 
 
-def test_a_full_graphics_card_refuses_an_elf_in_a_sentence(monkeypatch):
-    network = model()
-    out_of_memory_beyond(network.network("cpu"), monkeypatch, 0)
+def test_a_full_graphics_card_leaves_an_elf_to_files_or_refuses_it(monkeypatch):
+    import torch
+
+    known, asked = model(), {"shape": (16, 16, 16), "device": "cpu"}
+    plain = vox.predict_elf(SILICON, known, **asked)
+    network = known.network("cpu")
+    refused = out_of_memory_beyond(network, monkeypatch, 0)
+    np.testing.assert_allclose(
+        vox.predict_elf(SILICON, known, **asked).values, plain.values, atol=1e-5
+    )
+    assert refused
+
+    def full(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(type(network), "answer", full)
     with pytest.raises(InferenceError, match="would fit"):
-        vox.predict_elf(SILICON, network, shape=(16, 16, 16), device="cpu")
+        vox.predict_elf(SILICON, known, **asked)
 
 
 def volume_of_twenty_gigabytes(path):
