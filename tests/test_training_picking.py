@@ -282,6 +282,19 @@ def test_a_unet_finds_bright_balls_after_a_short_training():
     assert scores.mean_f > 0.9
 
 
+def test_the_output_of_a_new_class_learns_before_all_else(example, without_thresholds):
+    base = train([example], network="unet", steps=1)
+    volume, truth = bright_balls(0)
+    tuned = train([(volume, truth)], base=base, steps=0)
+    unchanged = {key: value for key, value in state_of(base).items() if "head" not in key}
+    for key, value in unchanged.items():
+        torch.testing.assert_close(state_of(tuned)[key], value)
+    (scores,) = score_particles(volume, tuned, device="cpu")
+    cells = np.rint((truth.positions - scores.origin) / scores.voxel_size).astype(int)
+    at = scores.values[tuple(cells.T)]
+    assert np.median(at) > np.percentile(scores.values, 95)
+
+
 def test_nothing_to_learn_from_is_an_error(example):
     volume, picks = example
     with pytest.raises(Vox3dError, match="no particles"):

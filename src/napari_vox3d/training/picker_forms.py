@@ -49,6 +49,8 @@ class TrainingForm(nn.Module, ABC):
         Layers whose statistics are those of the batch while training.
     groups
         Outputs that make up each class; the others are the background.
+    fresh
+        Whether some of the outputs have random weights.
     """
 
     network: nn.Module
@@ -61,10 +63,14 @@ class TrainingForm(nn.Module, ABC):
     target: Callable[[Particles, int, NDArray[np.floating]], NDArray[np.float32]]
     norms: Iterable[nn.Module]
     groups: Sequence[Sequence[int]]
+    fresh: bool = True
 
     def by_class(self, crops: Tensor) -> Tensor:
         """Logits (B, classes and background, d, h, w) of the cells of crops."""
-        logits = self(crops)
+        return self.grouped(self(crops))
+
+    def grouped(self, logits: Tensor) -> Tensor:
+        """Logits of the classes and the background from those of all outputs."""
         taken = {output for group in self.groups for output in group}
         background = [output for output in range(logits.shape[1]) if output not in taken]
         if len(background) == 1 and all(len(group) == 1 for group in self.groups):
@@ -261,7 +267,7 @@ def form_of(
         rows += own
     rows += [row for row in range(count) if row not in rows] or [None]
     form = _form(spec.name, spec.arguments, len(rows))
-    form.groups = groups
+    form.groups, form.fresh = groups, None in rows
     new = form.network.state_dict()
     for key in (f"{head}.weight", f"{head}.bias"):
         old, state[key] = state[key], new[key]

@@ -40,6 +40,7 @@ _FINE_TUNING = 0.15  # of the rate of learning from random weights
 _UNFAMILIAR = 0.5  # the same, where some particles of a new class are all there is
 _FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
+_HEAD_BATCHES, _HEAD_STEPS, _HEAD_RATE = 12, 150, 3e-2  # of a last layer that learns by itself
 
 
 def train_picker(
@@ -186,6 +187,7 @@ def train_picker(
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
             slower=slower,
+            fit_head=reports.wait if start is not None and form.fresh else None,
             seed=seed,
             progress=reports.tell,
             on_step=on_step,
@@ -255,6 +257,7 @@ def _fit(
     look: Callable[[], Sequence[Tomogram]] | None,
     looks: Sequence[float],
     slower: float,
+    fit_head: Callable[[], None] | None,
     seed: int,
     **calls: Any,
 ) -> int:
@@ -264,6 +267,8 @@ def _fit(
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
     form.train()
+    if fit_head is not None:
+        _fit_head(form, tomograms, outputs, seed, fit_head)
     with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
         for share in loop:
             if look is not None and looks and share >= looks[0]:
@@ -278,6 +283,41 @@ def _fit(
             loop.descend(lambda: loss)  # noqa: B023 - called at once
             loop.report(loss.item())
     return loop.done
+
+
+def _fit_head(
+    form: TrainingForm,
+    tomograms: Sequence[Tomogram],
+    outputs: int,
+    seed: int,
+    wait: Callable[[], None],
+) -> None:
+    """Let the last layer learn classes that it does not know, from features as they are.
+
+    Seconds of this replace the first half minute of training, in which a random output would
+    spoil the features.
+    """
+    rng = np.random.default_rng((seed, 0, 0))
+    where = next(form.parameters()).device
+    head = form.network.get_submodule(form.head)
+    seen: list[Tensor] = []
+    hook = head.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    targets = []
+    form.normalise(False, 0)
+    with torch.no_grad():
+        for _ in range(_HEAD_BATCHES):
+            crops, target = _batch(form, tomograms, outputs, rng)
+            form(crops.to(where))
+            targets.append(target)
+            wait()
+    hook.remove()
+    features, target = torch.cat(seen), torch.cat(targets).to(where)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=_HEAD_RATE, weight_decay=1e-3)
+    for _ in range(_HEAD_STEPS):
+        optimizer.zero_grad()
+        focal_loss(form.grouped(head(features)), target).backward()
+        optimizer.step()
+        wait()
 
 
 def _batch(
