@@ -14,6 +14,7 @@ _MEMORY_WORDS = (
     "bad_alloc",
     "alloc_failed",
     "invalid buffer size",
+    "could not create a primitive",  # of oneDNN, which finds no room for its code
 )
 
 
