@@ -364,7 +364,9 @@ def _account(
 ) -> str:
     """What the card says about the training."""
     particles = sum(tomogram.known for tomogram in tomograms)
-    origin = "random weights" if start is None else f"the model {start.card.name!r}"
+    origin = "random weights"
+    if start is not None:
+        origin = f"version {start.card.version} of the model {start.card.name!r}"
     if labels == "some":
         tested = "thresholds from every fourth of them, which it was not shown"
     elif held_out:

@@ -27,7 +27,7 @@ LOWEST = 0.05  # threshold that a class may get
 _PLATEAU = 0.98  # share of the best F
 _WIDE_PLATEAU = 0.9  # the same where F is estimated from some: these hardly tell the lowest scores
 _LEVELS = np.linspace(-3, 5, 81)  # logits
-_ENOUGH = 8  # known particles found, from which on the number of all is judged by their share
+_ENOUGH = 0.15  # recall from which on the number of particles is judged by it
 _RARE = 1e-6  # picks for a level: fewer tell nothing
 _LEAST_WIDTH = 0.3  # logits: how far scores of particles alike may differ at least
 
@@ -166,7 +166,7 @@ class Confidence:
             return cls(_LEVELS, nothing, nothing, nothing, 0.0)
         width = max(_LEAST_WIDTH, 0.9 * float(heights.std()) * len(heights) ** -0.2)  # Silverman's
         recall, picked = _above(heights, width) / count, _above(others, width)
-        enough = count * recall >= min(_ENOUGH, 0.8 * count * recall.max())
+        enough = recall >= _ENOUGH * recall.max()
         expected = float((picked / np.maximum(recall, 1e-9))[enough].min())
         expected = max(1.0, min(expected, most))
         true, all_ = -expected * np.gradient(recall), _RARE - np.gradient(picked)
