@@ -18,7 +18,6 @@ where it was stopped; 300 of them were planned for 4 minutes, the others for 2.6
 from __future__ import annotations
 
 import argparse
-import shutil
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,8 +30,8 @@ from embedding_figures import HELD_OUT, figures
 from numpy.typing import NDArray
 from shapes import made_up
 from torch import Tensor
+from train import ship
 
-import napari_vox3d as vox
 from napari_vox3d import Picks, Volume
 from napari_vox3d.formats import write_aside
 from napari_vox3d.inference.embedding import cut_out, window
@@ -55,7 +54,6 @@ TAPS = (0.25, 0.5, 0.25)  # make a voxel of three of half the size, as `NetworkV
 NOTHING = -1  # label of places without a particle
 KINDS, EACH, EMPTY = 14, 4, 6  # of a batch: kinds of particles, crops of each, empty places
 TEMPERATURE, RATE, SEED = 0.1, 2e-3, 0
-PACKAGE = Path(vox.__file__).parent
 Array = NDArray[np.float32]
 
 
@@ -230,9 +228,7 @@ def main() -> None:
     model = model.with_card(model.card.model_copy(update={"metrics": metrics}))
     model.save(options.run / "model")
     if options.ship:
-        weights = PACKAGE / "models" / "weights"
-        for source, suffix in (("card.json", "json"), ("weights.safetensors", "safetensors")):
-            shutil.copy(options.run / "model" / source, weights / f"{model.card.name}.{suffix}")
+        ship(options.run / "model")
 
 
 if __name__ == "__main__":

@@ -65,14 +65,12 @@ def templates(folder: Path) -> list[Template]:
 
 def all_classes(folder: Path) -> list[ParticleClass]:
     """Classes to learn at first: the five, then every other protein that is not too small."""
-    others = [t for t in training_templates(folder) if t.label in read_templates(folder)]
-    return [
-        *CLASSES.values(),
-        *(
-            ParticleClass(name=t.label, radius=t.radius, colour="#999999")
-            for t in others
-            if t.radius >= SMALLEST
-        ),
+    five = list(CLASSES.values())
+    known = {kind.name for kind in five}
+    return five + [
+        ParticleClass(name=each.label, radius=each.radius, colour="#999999")
+        for each in training_templates(folder)
+        if each.label not in known and each.radius >= SMALLEST
     ]
 
 

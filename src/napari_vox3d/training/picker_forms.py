@@ -50,7 +50,7 @@ class TrainingForm(nn.Module, ABC):
     groups
         Outputs that make up each class; the others are the background.
     fresh
-        Whether some of the outputs have random weights.
+        Whether outputs have random weights where all else is learnt.
     """
 
     network: nn.Module
@@ -63,7 +63,7 @@ class TrainingForm(nn.Module, ABC):
     target: Callable[[Particles, int, NDArray[np.floating]], NDArray[np.float32]]
     norms: Iterable[nn.Module]
     groups: Sequence[Sequence[int]]
-    fresh: bool = True
+    fresh: bool = False
 
     def by_class(self, crops: Tensor) -> Tensor:
         """Logits (B, classes and background, d, h, w) of the cells of crops."""

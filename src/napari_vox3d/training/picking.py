@@ -178,8 +178,11 @@ def train_picker(
 
         if glimpse is not None:
             on_step = Glimpses(lambda: glimpse(now()), on_step)
+        form.to(where).train()
+        if form.fresh:
+            _fit_head(form, tomograms, len(kinds) + 1, seed, reports.wait)
         done = _fit(
-            form.to(where),
+            form,
             tomograms,
             outputs=len(kinds) + 1,
             look=None if beside is None else lambda: beside.look(now()),
@@ -187,7 +190,6 @@ def train_picker(
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
             slower=slower,
-            fit_head=reports.wait if start is not None and form.fresh else None,
             seed=seed,
             progress=reports.tell,
             on_step=on_step,
@@ -257,7 +259,6 @@ def _fit(
     look: Callable[[], Sequence[Tomogram]] | None,
     looks: Sequence[float],
     slower: float,
-    fit_head: Callable[[], None] | None,
     seed: int,
     **calls: Any,
 ) -> int:
@@ -266,9 +267,6 @@ def _fit(
     rate = slower * form.rate
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
-    form.train()
-    if fit_head is not None:
-        _fit_head(form, tomograms, outputs, seed, fit_head)
     with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
         for share in loop:
             if look is not None and looks and share >= looks[0]:
