@@ -275,7 +275,8 @@ def test_a_network_of_another_kind_is_refused(tomogram):
 
 def test_the_dense_form_is_kept_with_its_network():
     network = CryoET3DCNN(2).eval()
-    assert dense._dense_form(network) is dense._dense_form(network)
+    here = torch.device("cpu")
+    assert dense._dense_form(network, here) is dense._dense_form(network, here)
 
 
 @pytest.mark.parametrize("centre", [(3, 4, 5), (3.3, 4.2, 4.6), (2.8, 3.5, 5.45)])

@@ -81,6 +81,31 @@ def test_stride_4_adds_places_and_keeps_the_others(factored):
     assert largest(fine[..., ::2, :] - coarse) < 1e-5
 
 
+@pytest.mark.parametrize("batch_norm", [False, True])
+@pytest.mark.parametrize("stride", [4, 8])
+def test_features_are_those_of_the_plain_layers(stride, batch_norm):
+    network = CryoET3DCNN(batch_norm=batch_norm)
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.normal_()
+            module.weight.data.normal_()  # negative ones too
+    dense = network.eval().dense()
+    volume = torch.randn(2, 1, 64, 72, 80)
+    plain = dense.extract(volume, stride)  # gradients may be asked for
+    with torch.inference_mode():
+        found = dense.extract(volume, stride)
+    assert found.shape == plain.shape
+    assert largest(found - plain) < 1e-5 * largest(plain)
+
+
+def test_statistics_of_a_batch_are_those_of_all_planes():
+    network = CryoET3DCNN(batch_norm=True)
+    volume = torch.randn(1, 1, 64, 64, 64)
+    expected = network.features(volume)
+    with torch.no_grad():
+        assert largest(network.dense().extract(volume) - expected) < 1e-5
+
+
 def test_dense_form_uses_the_weights_of_its_network(network):
     dense = network.dense()
     assert dense.classifier[0].weight.data_ptr() == network.classifier[0].weight.data_ptr()

@@ -51,6 +51,7 @@ def main() -> None:
     parser.add_argument("run", type=Path)
     parser.add_argument("--network", default="unet", help="as `vox3d networks` lists them")
     parser.add_argument("--minutes", type=float, default=45)
+    parser.add_argument("--base", type=Path, help="folder of a model to go on from")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--ship", action="store_true")
     options = parser.parse_args()
@@ -59,9 +60,9 @@ def main() -> None:
     cache.mkdir(parents=True, exist_ok=True)
     examples = tomograms(options.templates, cache)
     if options.network == "cryoet3dcnn":
-        kinds, base = list(CLASSES.values()), "cryoet3dcnn-simulated"
+        kinds, base = list(CLASSES.values()), options.base or "cryoet3dcnn-simulated"
     else:
-        kinds, base = all_classes(options.templates), None
+        kinds, base = all_classes(options.templates), options.base
     model = fit(options, examples, kinds, base)
     made = list(models_of(model, options.network, examples[4::5]))
     plain = unseen(options.templates, cache, **PLAIN)
@@ -81,7 +82,7 @@ def fit(
     options: argparse.Namespace,
     examples: Sequence[Example],
     kinds: Sequence[ParticleClass],
-    base: str | None,
+    base: str | Path | None,
 ) -> Model:
     """Train, or take what was trained before."""
     name = f"{options.network}-{options.seed}"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.inference.device import autocast
-from napari_vox3d.inference.tiled import Count, DensePass, Tiling, add_by_class
+from napari_vox3d.inference.tiled import Count, DensePass, Heartbeat, Tiling, add_by_class
 from napari_vox3d.inference.tiles import Box, MirrorImage, NetworkView, tiles
 from napari_vox3d.networks.cryoet_cnn import (
     HALO,
@@ -33,8 +33,8 @@ from napari_vox3d.networks.cryoet_cnn import (
 from napari_vox3d.networks.pickers import DensePicker
 from napari_vox3d.progress import Progress, part_of
 
-_TILE, _TILE_ON_GPU = 96, 192  # voxels along an edge: well under a second on two cores
-_SLAB = 16  # cells of a slab
+_TILE, _TILE_ON_GPU = 160, 192  # voxels along an edge: about a second on two cores
+_SLAB = 34  # cells of a slab: just what two transforms of a `SpectralConv3d` give
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of each mirror image
 _HIGHEST_RANK = 64  # beyond, the factored classifier is not much cheaper than the whole one
 
@@ -114,10 +114,12 @@ def score_cells(
     return scores, first, stride
 
 
-def _dense_form(network: CryoET3DCNN) -> tuple[DenseCryoET3DCNN, Stride]:
+def _dense_form(network: CryoET3DCNN, device: torch.device) -> tuple[DenseCryoET3DCNN, Stride]:
     """Cheapest equivalent dense network; kept as long as the network lives."""
     if network not in _dense_forms:
         factored = factor(network, _HIGHEST_RANK, exact=True)
+        if factored is not None and device.type == "cpu":
+            factored.use_transforms()
         _dense_forms[network] = (network.dense(), 8) if factored is None else (factored, 4)
     return _dense_forms[network]
 
@@ -128,7 +130,7 @@ class _WindowPass:
     def __init__(
         self, network: CryoET3DCNN, classes: Sequence[Sequence[int]], device: torch.device
     ) -> None:
-        self._network, self.stride = _dense_form(network)
+        self._network, self.stride = _dense_form(network, device)
         self._classes = classes
         self._device = device
         edge = _TILE if device.type == "cpu" else _TILE_ON_GPU
@@ -148,18 +150,19 @@ class _WindowPass:
         axis = int(shape.argmax())  # slabs across the longest axis are the smallest
         advance = Count(int(np.prod(shape + self._reach) + np.prod(shape)), progress)
         kept: Tensor | None = None
-        for begin in range(0, shape[axis], _SLAB):
-            end = min(begin + _SLAB, int(shape[axis]))
-            low, high = np.zeros_like(shape), shape + self._reach
-            low[axis] = begin if kept is None else begin + self._reach
-            high[axis] = end + self._reach
-            slab = self._features(image, first + low, first + high, advance)
-            if kept is not None:
-                slab = torch.cat([kept, slab], dim=axis + 1)
-            place: list[slice] = [slice(None)] * 4
-            place[axis + 1] = slice(begin, end)
-            self._classify(slab, scores[tuple(place)], advance)
-            kept = slab.narrow(axis + 1, end - begin, self._reach).clone()
+        with Heartbeat(lambda: advance(0)):
+            for begin in range(0, shape[axis], _SLAB):
+                end = min(begin + _SLAB, int(shape[axis]))
+                low, high = np.zeros_like(shape), shape + self._reach
+                low[axis] = begin if kept is None else begin + self._reach
+                high[axis] = end + self._reach
+                slab = self._features(image, first + low, first + high, advance)
+                if kept is not None:
+                    slab = torch.cat([kept, slab], dim=axis + 1)
+                place: list[slice] = [slice(None)] * 4
+                place[axis + 1] = slice(begin, end)
+                self._classify(slab, scores[tuple(place)], advance)
+                kept = slab.narrow(axis + 1, end - begin, self._reach).clone()
 
     def _features(
         self,

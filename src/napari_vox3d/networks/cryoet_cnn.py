@@ -9,18 +9,21 @@ for dense use.
 
 from __future__ import annotations
 
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from napari_vox3d.networks.spectral import SpectralConv3d
+
 WINDOW = 64  # voxels along each edge of a window
 HALO = 8  # voxels that the zero padding at the border of an input reaches, rounded up to a stride
 _CELLS = 8  # feature cells along each edge of a window
 _CHANNELS = (1, 32, 64, 128)
 _HIDDEN = 512
+_PLANES = 8  # at full resolution at a time: about what a processor's cache holds
 
 Stride = Literal[4, 8]
 
@@ -165,6 +168,9 @@ class DenseCryoET3DCNN(nn.Module):
         With stride 8 there is one cell for 8³ voxels; with stride 4 the cells overlap by half and
         d = D / 4 − 1.
         """
+        learning = self.training or torch.is_grad_enabled()
+        if volume.device.type == "cpu" and not learning:
+            return _extract_fast(self.features, volume, stride)
         *layers, pool = self.features
         for layer in layers:
             volume = layer(volume)
@@ -178,6 +184,15 @@ class DenseCryoET3DCNN(nn.Module):
         for layer in (*rest, *head):
             logits = layer(logits)
         return logits
+
+    def use_transforms(self) -> None:
+        """Let the 8³ convolution of a factored classifier be done by Fourier transforms.
+
+        Twice as fast on processors, and for inference only: the layer cannot learn any more.
+        """
+        window = self.classifier[0]
+        if isinstance(window, nn.Sequential) and isinstance(window[0], nn.Conv3d):
+            window[0] = SpectralConv3d(window[0])
 
     def windowed_state(self) -> dict[str, Tensor]:
         """Parameters under the names of `CryoET3DCNN`.
@@ -197,22 +212,59 @@ class DenseCryoET3DCNN(nn.Module):
         return state
 
 
+def _extract_fast(features: nn.Sequential, volume: Tensor, stride: Stride) -> Tensor:
+    """Feature cells on a processor, without gradients: a fifth of the time.
+
+    The first layer, which takes most of it otherwise, sees images of three channels, a plane with
+    those below and above; a few at a time, so that no map of full size ever comes to be. Channels
+    lie last in memory, activations come after the pooling, on an eighth of the values.
+    """
+    layers = list(features)
+    size = len(layers) // (len(_CHANNELS) - 1)
+    convolution, *norms = layers[: size - 2]
+    assert isinstance(convolution, nn.Conv3d)
+    padded = F.pad(volume[:, 0], (0, 0, 0, 0, 1, 1))
+    pieces = []
+    for begin in range(0, volume.shape[2], _PLANES):
+        planes = padded[:, begin : begin + _PLANES + 2].unfold(1, 3, 1).permute(0, 1, 4, 2, 3)
+        images = planes.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        maps = F.conv2d(images, convolution.weight[:, 0], convolution.bias, padding=1)
+        maps = maps.unflatten(0, planes.shape[:2]).transpose(1, 2)
+        for norm in norms:
+            maps = norm(maps)
+        pieces.append(_largest_of_8(maps, 2).relu_())
+    maps = torch.cat(pieces, 2)
+    for begin in range(size, len(layers), size):
+        for layer in layers[begin : begin + size - 2]:
+            maps = layer(maps)
+        last = begin + size == len(layers)
+        maps = _largest_of_8(maps, 1 if last and stride == 4 else 2).relu_()
+    return maps
+
+
+def _largest_of_8(maps: Tensor, step: Literal[1, 2]) -> Tensor:
+    """Largest values of cubes of 2³ voxels, each `step` from the next.
+
+    Like `torch.nn.functional.max_pool3d`, which is ten times slower on processors.
+    """
+    for axis in (2, 3, 4):
+        pairs = maps.unfold(axis, 2, step)
+        maps = torch.maximum(pairs[..., 0], pairs[..., 1])
+    return maps
+
+
 def _interleaved(layer: nn.Module, features: Tensor) -> Tensor:
     """Convolution of every second cell along each axis, from every cell on.
 
     The eight interleaved grids go through the plain layer: several times faster than dilation.
     """
-    parts = {
-        offset: layer(features[..., offset[0] :: 2, offset[1] :: 2, offset[2] :: 2])
-        for offset in product((0, 1), repeat=3)
-        if all(n - o > 2 * _CELLS - 2 for n, o in zip(features.shape[2:], offset, strict=True))
-    }
-    first = parts[0, 0, 0]
-    shape = [n - 2 * _CELLS + 2 for n in features.shape[2:]]
-    whole = first.new_empty((*first.shape[:2], *shape))
-    for (z, y, x), part in parts.items():
-        whole[..., z::2, y::2, x::2] = part
-    return whole
+    wanted = [n - 2 * _CELLS + 2 for n in features.shape[2:]]
+    even = F.pad(features, [pad for n in reversed(features.shape[2:]) for pad in (0, n % 2)])
+    grids = even.unflatten(4, (-1, 2)).unflatten(3, (-1, 2)).unflatten(2, (-1, 2))
+    grids = grids.permute(3, 5, 7, 0, 1, 2, 4, 6)
+    found = layer(grids.flatten(0, 3)).unflatten(0, grids.shape[:4])
+    whole = found.permute(3, 4, 5, 0, 6, 1, 7, 2).flatten(6, 7).flatten(4, 5).flatten(2, 3)
+    return whole[(..., *(slice(n) for n in wanted))]
 
 
 def factor(network: CryoET3DCNN, rank: int, *, exact: bool = False) -> DenseCryoET3DCNN | None:
