@@ -3,6 +3,7 @@ import pytest
 import torch
 from flips import MIRRORS, assert_mirrored_scores, noise
 
+import napari_vox3d as vox
 from napari_vox3d import Volume
 from napari_vox3d.errors import Cancelled, InferenceError, NotEnoughMemory
 from napari_vox3d.inference import tiled
@@ -58,9 +59,9 @@ def maps(tomogram, model):
     return score_particles(tomogram, model, device="cpu")
 
 
-def assert_alike(found, expected):
+def assert_alike(found, expected, atol=2e-5):
     for one, other in zip(found, expected, strict=True):
-        np.testing.assert_allclose(one.values, other.values, atol=2e-5)
+        np.testing.assert_allclose(one.values, other.values, atol=atol)
 
 
 def test_maps_have_the_cells_of_the_network(maps, tomogram):
@@ -84,6 +85,16 @@ def test_scores_are_those_of_the_network_on_the_whole_tomogram(maps, tomogram, m
 def test_tiles_join_without_seams(maps, tomogram, model, monkeypatch, edge):
     monkeypatch.setattr(tiled, "_LARGEST", edge)
     assert_alike(score_particles(tomogram, model, device="cpu"), maps)
+
+
+def test_far_surroundings_that_tiles_do_not_see_hardly_matter(monkeypatch):
+    """The halo of the default picker is wider than what it heeds, and than what tiles see."""
+    values = np.random.default_rng(0).normal(size=(16, 32, 512)).astype(np.float32)
+    volume = Volume(values, np.eye(3) * 10)
+    whole = score_particles(volume, device="cpu")
+    assert vox.load_model("default", task="picking").network().halo > tiled._SEEN
+    monkeypatch.setattr(tiled, "_LARGEST", 128)
+    assert_alike(score_particles(volume, device="cpu"), whole, atol=5e-3)
 
 
 def test_tiles_are_as_large_as_their_memory_allows(maps, tomogram, model, monkeypatch):

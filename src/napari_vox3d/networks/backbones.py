@@ -133,9 +133,14 @@ class _Backbone(nn.Module):
         kept, passing = 0, 3 * 4 * batch * prod(size) * self._joined
         for name, place in self._places.items():
             here = (batch, *self._size_at(place.level, size))
-            kept += 4 * prod(here) * place.out_channels
+            if self._is_kept(name):
+                kept += 4 * prod(here) * place.out_channels
             passing = max(passing, _block_bytes(self._block(name), place, ratio, here))
         return kept + passing
+
+    def _is_kept(self, place: str) -> bool:
+        """Whether more than the next block need what comes out of a place."""
+        return True
 
     def _block(self, name: str) -> Block:
         block = self.blocks[name]
@@ -271,6 +276,9 @@ class UNet(_Backbone):
             self._add_block(f"U{level}", level, 2 * width(level), out, self.cells[level])
         self._refuse_unknown_windows()
 
+    def _is_kept(self, place: str) -> bool:
+        return place.startswith("D")
+
     def forward(self, x: Tensor) -> list[Tensor]:
         """Map (B, in_channels, D, H, W) to [(B, channels, D, H, W)]."""
         self._check(x)
@@ -285,7 +293,9 @@ class UNet(_Backbone):
             skip = skips.pop()
             if self.gates:
                 skip = self.gates[f"attention_{level}"](x, skip)
-            x = self.blocks[f"U{level}"](torch.cat((skip, x), 1))
+            x = torch.cat((skip, x), 1)
+            del skip  # a fifth of what a block takes
+            x = self.blocks[f"U{level}"](x)
         return [x]
 
 
@@ -441,10 +451,11 @@ class SOANet(_Backbone):
 
 def _block_bytes(block: Block, place: _Place, mixer_ratio: float, shape: Sequence[int]) -> int:
     """Memory that a block takes at its peak for (B, D, H, W), its input counted."""
-    maps = 2 * place.in_channels + 3 * place.out_channels
+    # A convolution has a mirrored copy of its input, and one in the layout of its library.
+    maps = 4 * place.in_channels + place.out_channels
     if any(isinstance(cell, Cell) and cell.kind.mixer for cell in block.cells):
-        # A convolution holds its input, a mirrored copy, and one in the layout of its library.
-        maps += 3 * int(mixer_ratio * place.out_channels)
+        hidden = int(mixer_ratio * place.out_channels)
+        maps = max(maps, 4 * place.out_channels + hidden, 2 * place.out_channels + 3 * hidden)
     around = place.in_channels + place.out_channels
     voxels = 4 * prod(shape)
     return max(voxels * maps, block.attention_bytes(shape) + voxels * around)

@@ -20,7 +20,13 @@ from napari_vox3d.networks.attention import (
     TemporalAttention,
 )
 from napari_vox3d.networks.cell_options import CellOptions
-from napari_vox3d.networks.layers import DropPath, ReflectConv3d, activation, normalisation
+from napari_vox3d.networks.layers import (
+    DropPath,
+    ReflectConv3d,
+    activation,
+    added,
+    normalisation,
+)
 from napari_vox3d.networks.tokens import Cutting
 
 __all__ = ["Block", "Cell", "CellKind", "CellOptions", "kept_window", "parse_cells"]
@@ -155,7 +161,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) to (B, out, D, H, W)."""
         y = self.activation(self.norm(self.conv(x)))
-        return x + y if self.residual else y
+        return added(y, x) if self.residual else y
 
 
 def _first_half(
@@ -260,13 +266,13 @@ class Cell(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, in, D, H, W) to (B, out, D, H, W)."""
         normed = self.norm1(x)
-        y = self.project(x) + self.drop_path(self.attention(normed))
+        y = added(self.drop_path(self.attention(normed)), self.project(x))
         if not self.kind.mixer:
             return y
         if self.parallel:
-            return y + self.drop_path(self._mix(normed))
+            return added(self.drop_path(self._mix(normed)), y)
         mixed = self.drop_path(self._mix(self.norm2(y)))
-        return mixed if isinstance(self.mixer, _PatchMixer) else y + mixed
+        return mixed if isinstance(self.mixer, _PatchMixer) else added(mixed, y)
 
     def _mix(self, x: Tensor) -> Tensor:
         if isinstance(self.mixer, _PatchMixer) and isinstance(self.attention, Attention):

@@ -59,6 +59,11 @@ def _both_ends(pads: Sequence[int]) -> list[int]:
     return [pad for pad in reversed(pads) for _ in range(2)]
 
 
+def added(fresh: Tensor, other: Tensor) -> Tensor:
+    """Sum; without gradients it takes the place of `fresh`, which nobody else may hold."""
+    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: in training a sample's branch is left out with probability `p`.
 

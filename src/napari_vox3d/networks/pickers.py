@@ -136,7 +136,7 @@ class DensePicker(nn.Module):
         cells = [n // self._cell for n in shape]
         maps = 4 * self.channels * prod(cells)
         estimate = getattr(self.backbone, "peak_bytes", None)
-        return 2 * maps + estimate(cells) if estimate else _MDNC_MAPS * maps
+        return maps + estimate(cells) if estimate else _MDNC_MAPS * maps
 
     def _measured_halo(self) -> int:
         """How far a value that is not a number spreads along a line of voxels."""

@@ -27,7 +27,7 @@ LOWEST = 0.05  # threshold that a class may get
 _PLATEAU = 0.98  # share of the best F
 _WIDE_PLATEAU = 0.9  # the same where F is estimated from some: these hardly tell the lowest scores
 _LEVELS = np.linspace(-3, 5, 81)  # logits
-_ENOUGH = 0.15  # recall from which on the number of particles is judged by it
+_ENOUGH = 1 / 3  # of the highest recall: where fewer are above, chance decides how many
 _RARE = 1e-6  # picks for a level: fewer tell nothing
 _LEAST_WIDTH = 0.3  # logits: how far scores of particles alike may differ at least
 
