@@ -26,13 +26,14 @@ bench: $(VENV)/ready
 soak: $(VENV)/ready
 	OMP_NUM_THREADS=1 scripts/with_virtual_display $(BIN)/python tests/robustness/soak.py
 
-# torch goes first: the other requirements would take the newest build with all of CUDA.
+# torch goes first: the other requirements would take the newest build with all of CUDA. Of the
+# thousands of files only those that are imported get compiled, when they are.
 $(VENV)/ready: pyproject.toml scripts/system_packages
 	scripts/system_packages
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --editable . --group dev
+	$(BIN)/python -m pip install --quiet --no-compile "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --no-compile --editable . --group dev
 	touch $@
 
 clean:

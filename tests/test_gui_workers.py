@@ -1,6 +1,8 @@
+import gc
 import sys
 import threading
 import time
+import weakref
 
 import pytest
 from napari.utils.progress import progress as napari_progress
@@ -57,6 +59,23 @@ def test_result_arrives_on_the_main_thread(qtbot, control):
     assert run.button.text() == "Run it"
     assert run.button.isEnabled()
     assert not run.bar.isVisible()
+
+
+def test_a_job_that_has_ended_holds_nothing(qtbot):
+    """For napari remembers it: a mapped file would stay open."""
+
+    class Tomogram:
+        pass
+
+    tomogram, ends = Tomogram(), []
+    gone = weakref.ref(tomogram)
+    job = BackgroundJob("Run it", lambda volume, progress: volume, tomogram)
+    del tomogram
+    job.start(lambda job: ends.append(job.result is gone()))
+    qtbot.waitUntil(lambda: bool(ends), timeout=20000)
+    assert ends == [True]
+    gc.collect()
+    assert gone() is None
 
 
 def test_cancel_stops_the_function(qtbot, control, errors):

@@ -2,6 +2,7 @@
 
     python recipes/picking/train.py TEMPLATES RUN --network unet --minutes 50 [--ship]
     python recipes/picking/train.py TEMPLATES RUN --network cryoet3dcnn --minutes 58 [--ship]
+    python recipes/picking/train.py TEMPLATES RUN --minutes 52 --base FOLDER [--ship]
 
 TEMPLATES and the tomograms to learn from, kept in RUN/tomograms, are those of `tomograms.py`.
 A U-Net learns to tell eleven proteins and the background apart. Two models are made of it:
@@ -9,10 +10,11 @@ A U-Net learns to tell eleven proteins and the background apart. Two models are 
 ``any-particle-simulated`` shows what is no background. `CryoET3DCNN` learns the five; it goes on
 from ``cryoet3dcnn-simulated`` as it is in the package.
 
-So version 2 of ``unet-simulated`` and of ``cryoet3dcnn-simulated`` were made, the latter from its
-version 1, which had learnt for an hour. Both trainings were begun as longer ones (65, and 105
-minutes) and shortened on the way, which made the rate of learning fall faster. Version 2 of
-``cryoet3dcnn-simulated`` came with the thresholds of the best F1.
+Version 2 of ``unet-simulated`` (with version 1 of ``any-particle-simulated``) learnt for 50 minutes
+from random weights, version 2 of ``cryoet3dcnn-simulated`` for 58 from its version 1, which had
+learnt for an hour. The versions in the package went on from these with ``--base``, for 52 and 46
+minutes. All trainings were begun as longer ones and shortened on the way, which made the rate of
+learning fall faster. What one network learns, RUN/unet-0-trained, is the base of the next.
 
 RUN keeps checkpoints, so that an interrupted run goes on where it was, and the models. Minutes are
 those of one processor core. With --ship models and sample tomogram are put into the package.
@@ -166,12 +168,13 @@ def with_figures(model: Model, title: str, plain: Tests, strange: Tests) -> Mode
         update={
             "title": f"{title}, simulated data",
             "default": title == "U-Net",
-            "version": "2" if len(kinds) > 1 else "1",
+            "version": "3" if len(kinds) > 1 else "2",
             "training": f"{COUNT} simulated tomograms, every fifth of them for the thresholds, "
             "from rigid polnet 10 Å templates (Apache-2.0): 6pxm, 1f4a, 6qzp, 7n4y, 8tux and nine "
             "other proteins, vesicles, gold and carbon; tilts to 48–66° in 2 or 3° steps, CTF "
             "(300 kV, 2–6 µm) corrected in two of five, dose, misalignment, thickness, blur and "
             "voxel size varied, white noise (projection SNR 0.014–1.3), weighted back-projection. "
+            "It goes on from the version before, which saw the same tomograms: "
             + model.card.training,
             "metrics": tables(model, plain, strange),
             "licence": "BSD-3-Clause",

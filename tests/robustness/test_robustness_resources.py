@@ -323,7 +323,7 @@ def test_opening_running_and_closing_leaves_nothing_behind(long, linux, cases):
     assert len(held) == rounds
     before, after = held[first], held[-2]  # rounds of one kind
     for what in ("threads", "tasks", "handles", "widgets"):
-        assert after[what] <= before[what] + 4, (what, before, after)
+        assert after[what] <= before[what] + (4 if long else 0), (what, before, after)
     grown = after["memory"] - before["memory"]
     for one in held:
         cases(Life(0, memory=one["memory"]))

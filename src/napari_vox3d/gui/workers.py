@@ -78,8 +78,10 @@ class BackgroundJob:
         """Start the thread; `finished` is called on the main thread at the end, come what may."""
 
         def settle() -> None:
-            # Worker and job hold each other where Python cannot see it, and results may be large.
+            # Worker and job hold each other where Python cannot see it, and napari remembers every
+            # worker that there was; arguments and results may be large, or keep files open.
             self._worker.finished.disconnect(settle)
+            del self._call
             try:
                 finished(self)
             finally:
