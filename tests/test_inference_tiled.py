@@ -94,7 +94,7 @@ def test_far_surroundings_that_tiles_do_not_see_hardly_matter(monkeypatch):
     whole = score_particles(volume, device="cpu")
     assert vox.load_model("default", task="picking").network().halo > tiled._SEEN
     monkeypatch.setattr(tiled, "_LARGEST", 128)
-    assert_alike(score_particles(volume, device="cpu"), whole, atol=5e-3)
+    assert_alike(score_particles(volume, device="cpu"), whole, atol=0.02)
 
 
 def test_tiles_are_as_large_as_their_memory_allows(maps, tomogram, model, monkeypatch):

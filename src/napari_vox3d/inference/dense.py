@@ -1,9 +1,10 @@
-"""Scores of all cells of a tomogram, in bounded memory; the result does not depend on the tiles.
+"""Scores of all cells of a tomogram, in bounded memory, whatever the tiles.
 
 They may be averaged over mirror images, which are never made: each pass reads its boxes the other
 way round.
 
-`DensePicker` makes one pass over tiles, see `napari_vox3d.inference.tiled`. For `CryoET3DCNN`,
+`DensePicker` makes one pass over tiles, see `napari_vox3d.inference.tiled`, which says how little
+scores beside a seam may differ. For `CryoET3DCNN`,
 features are computed once for every place, in tiles with a halo that keeps the zero padding of
 the convolutions out, and kept for a slab as thick as the classifier needs.
 """
