@@ -3,6 +3,8 @@ PYTHON ?= python3
 VENV ?= .venv
 TORCH ?= torch==2.13.0
 BIN = $(VENV)/bin
+# What an import compiles is kept, or each of hundreds of processes would compile it again.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test lint bench soak clean
 
