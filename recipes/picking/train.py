@@ -70,7 +70,7 @@ def main() -> None:
     plain = unseen(options.templates, cache, **PLAIN)
     strange = unseen(options.templates, cache, 6100, **STRANGE)
     for model, title in made:
-        described = with_figures(model, title, plain, strange)
+        described = with_figures(model, title, plain, strange, went_on=base is not None)
         described.save(options.run / f"{model.card.name}-{options.seed}")
         for table in described.card.metrics:
             print(table.data, *table.rows, sep="\n", flush=True)
@@ -147,7 +147,7 @@ def shown(
     return model.with_card(card.with_thresholds(found))
 
 
-def with_figures(model: Model, title: str, plain: Tests, strange: Tests) -> Model:
+def with_figures(model: Model, title: str, plain: Tests, strange: Tests, *, went_on: bool) -> Model:
     """Model whose card tells what it is and how it does on tomograms it never saw."""
     kinds = model.card.classes
     best = f"the best F{RECALL:g}, which weighs recall {RECALL:g} times as much as precision,"
@@ -174,7 +174,7 @@ def with_figures(model: Model, title: str, plain: Tests, strange: Tests) -> Mode
             "other proteins, vesicles, gold and carbon; tilts to 48–66° in 2 or 3° steps, CTF "
             "(300 kV, 2–6 µm) corrected in two of five, dose, misalignment, thickness, blur and "
             "voxel size varied, white noise (projection SNR 0.014–1.3), weighted back-projection. "
-            "It goes on from the version before, which saw the same tomograms: "
+            + "It goes on from the version before, which saw the same tomograms: " * went_on
             + model.card.training,
             "metrics": tables(model, plain, strange),
             "licence": "BSD-3-Clause",

@@ -4,9 +4,9 @@ They may be averaged over mirror images, which are never made: each pass reads i
 way round.
 
 `DensePicker` makes one pass over tiles, see `napari_vox3d.inference.tiled`, which says how little
-scores beside a seam may differ. For `CryoET3DCNN`,
-features are computed once for every place, in tiles with a halo that keeps the zero padding of
-the convolutions out, and kept for a slab as thick as the classifier needs.
+scores beside a seam may differ. For `CryoET3DCNN`, features are computed once for every place, in
+tiles with a halo that keeps the zero padding of the convolutions out, and kept for a slab as thick
+as the classifier needs.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from napari_vox3d.networks.pickers import DensePicker
 from napari_vox3d.progress import Progress, part_of
 
 _TILE, _TILE_ON_GPU = 160, 192  # voxels along an edge: about a second on two cores
-_SLAB = 34  # cells of a slab: just what two transforms of a `SpectralConv3d` give
+_SLAB = 34  # cells of a slab: twice the 17 that a transform of a `SpectralConv3d` gives
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of each mirror image
 _HIGHEST_RANK = 64  # beyond, the factored classifier is not much cheaper than the whole one
 

@@ -213,7 +213,7 @@ class DenseCryoET3DCNN(nn.Module):
 
 
 def _extract_fast(features: nn.Sequential, volume: Tensor, stride: Stride) -> Tensor:
-    """Feature cells on a processor, without gradients: a fifth of the time.
+    """Feature cells on a processor, without gradients: a third of the time.
 
     The first layer, which takes most of it otherwise, sees images of three channels, a plane with
     those below and above; a few at a time, so that no map of full size ever comes to be. Channels
