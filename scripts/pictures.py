@@ -120,6 +120,30 @@ def review() -> None:
         save(viewer, "evaluate_picks")
 
 
+def find_similar() -> None:
+    """How to find more like some picks: clusters, the odd ones of a class, and more of it."""
+    with window() as viewer:
+        viewer.open_sample("napari-vox3d", "simulated_tomogram")
+        picks = viewer.layers["true particles"]
+        picks.visible = True
+        widget = dock(viewer, "Find similar")
+        widget.count.value = 5
+        press_and_wait(widget.cluster)
+        select(picks, "ribosome")
+        press_and_wait(widget.sort)
+        widget.table.selectRow(0)
+        save(viewer, "similar_sorted")
+        select(picks, "apo-ferritin")
+        press_and_wait(widget.find)
+        save(viewer, "similar_found")
+
+
+def select(layer: Any, kind: str) -> None:
+    """Select the first eight points of a class, as a reader does with Shift."""
+    layer.selected_data = set(np.flatnonzero(layer.features["class"] == kind)[:8].tolist())
+    settle()
+
+
 def few_clicks() -> None:
     """The tutorial on picks from clicks: open, click ten, train, threshold, review, export."""
     with window() as viewer:
@@ -455,6 +479,7 @@ WALKS = {
     for walk in (
         pick_particles,
         review,
+        find_similar,
         few_clicks,
         fit_picks,
         predict_elf,

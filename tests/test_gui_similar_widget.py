@@ -7,7 +7,7 @@ from embeddings import embedding, tomogram
 from napari.components import ViewerModel
 from napari.layers import Layer
 from napari.settings import get_plugin_settings
-from qtpy.QtWidgets import QFileDialog, QPushButton
+from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 import napari_vox3d as vox
 from napari_vox3d.gui.controls import OPEN_FIRST, choose
@@ -193,6 +193,23 @@ def test_more_are_found_shown_by_threshold_and_saved(qtbot, opened, tmp_path, mo
     widget.save.changed.emit(True)
     assert "Saved more.star" in widget.result.text()
     assert len(vox.read_picks(tmp_path / "more.star", VOLUME)) <= kept
+
+
+def test_what_was_found_comes_into_view_and_text_stays_whole(qtbot, filled):
+    _, widget, layer = filled
+    widget.resize(325, 450)
+    widget.show()
+    qtbot.waitExposed(widget)
+    press(qtbot, widget.cluster)
+    layer.selected_data = set(BALLS[:5])
+    press(qtbot, widget.sort)
+    press(qtbot, widget.find)
+    below = widget.save.native
+    qtbot.waitUntil(lambda: not below.visibleRegion().isEmpty())
+    texts = [label for label in widget.findChildren(QLabel) if label.wordWrap()]
+    assert texts
+    qtbot.waitUntil(lambda: all(text.height() >= text.heightForWidth(text.width())
+                                for text in texts if text.isVisible()))  # fmt: skip
 
 
 def test_nothing_to_save_is_said(filled, errors, tmp_path):

@@ -147,6 +147,15 @@ class _Note(QLabel):
         width = min(super().sizeHint().width(), _COLUMN)
         return QSize(width, self.heightForWidth(width))
 
+    def minimumSizeHint(self) -> QSize:
+        """Height that the text needs as wide as it is now: layouts may forget it; Qt asks for it."""
+        return QSize(super().minimumSizeHint().width(), self.heightForWidth(self.width()))
+
+    def resizeEvent(self, event: QResizeEvent) -> None:
+        """Text wraps anew."""
+        super().resizeEvent(event)
+        self.updateGeometry()
+
 
 def note(text: str = "") -> QLabel:
     """Make a line of text that wraps."""
@@ -166,20 +175,7 @@ class _UpAndDown(QScrollArea):
         """Ask anew when controls appear; Qt shows it the events of the widget."""
         if event.type() == QEvent.Type.LayoutRequest:
             self.updateGeometry()
-            self._leave_room()
         return super().eventFilter(watched, event)
-
-    def resizeEvent(self, event: QResizeEvent) -> None:
-        """Text wraps anew."""
-        super().resizeEvent(event)
-        self._leave_room()
-
-    def _leave_room(self) -> None:
-        """Let the widget be as high as its wrapped text needs, which Qt forgets when it scrolls."""
-        if self.widget() is None:  # not yet
-            return
-        layout = self.widget().layout()
-        self.widget().setMinimumHeight(layout.totalHeightForWidth(self.viewport().width()))
 
 
 def scrolled_form(window: QWidget) -> QFormLayout:
@@ -197,6 +193,15 @@ def scrolled_form(window: QWidget) -> QFormLayout:
     rows.addLayout(form)
     rows.addStretch(1)  # spare height goes below, not between the rows
     return form
+
+
+def scroll_to(control: Widget) -> None:
+    """Bring a control of a scrolled form into view, as soon as new rows have their places."""
+    shown = control.native
+    area = shown.parent()
+    while not isinstance(area, QScrollArea):
+        area = area.parent()
+    QTimer.singleShot(0, lambda: isalive(shown) and area.ensureWidgetVisible(shown))
 
 
 def add_row(form: QFormLayout, text: str, control: Widget | QWidget) -> None:

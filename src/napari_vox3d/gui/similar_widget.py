@@ -24,6 +24,7 @@ from napari_vox3d.gui.controls import (
     drop_down,
     new_grid,
     note,
+    scroll_to,
     scrolled_form,
 )
 from napari_vox3d.gui.layers import (
@@ -300,6 +301,7 @@ class FindSimilar(QWidget):
         self._ranked = layer
         self.table.fill(layer.features)
         self._refresh()
+        scroll_to(self.set_aside)
         self.result.setText("The picks least like those selected come first.")
 
     def _show_rows(self, chosen: list[int]) -> None:
@@ -356,6 +358,7 @@ class FindSimilar(QWidget):
         self._found, self._examined = found.select(new), volume
         self._apply_threshold()
         self._refresh()
+        scroll_to(self.save)
 
     def _apply_threshold(self) -> None:
         """Show what is at least as alike as the slider says; edits by hand stay as they are."""

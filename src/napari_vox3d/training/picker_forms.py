@@ -17,6 +17,7 @@ from napari_vox3d.models import Model, NetworkSpec, ParticleClass
 from napari_vox3d.networks import build
 from napari_vox3d.networks.cryoet_cnn import WINDOW, CryoET3DCNN, DenseCryoET3DCNN, factor
 from napari_vox3d.networks.pickers import DensePicker
+from napari_vox3d.networks.pooled import pooled_convolution
 from napari_vox3d.training.picker_targets import Particles, balls, bells
 
 RANK = 24  # of the factored first classifier layer
@@ -125,6 +126,8 @@ class WindowForm(TrainingForm):
         layers = [m for m in network.modules() if isinstance(m, nn.Conv3d)]
         *convolutions, spread, mix, _ = layers
         self._spread, self._layers = [spread], [*convolutions, mix]  # lists: registered only once
+        for layer in convolutions:  # a third faster on processors
+            layer.to(memory_format=torch.channels_last_3d)
         self.norms = nn.ModuleList(
             nn.BatchNorm3d(layer.out_channels, affine=False) for layer in self._layers
         )
@@ -135,7 +138,7 @@ class WindowForm(TrainingForm):
             if layer.kernel_size == (1, 1, 1):
                 crops = F.conv3d(self._spread[0](F.pad(crops, (self.margin,) * 6)), layer.weight)
             else:
-                crops = F.max_pool3d(F.conv3d(crops, layer.weight, padding=1), 2)
+                crops = _pooled(crops, layer.weight)
             crops = F.relu(norm(crops) + _bias(layer)[:, None, None, None])
         _, _, dropout, last = self.network.classifier
         return last(dropout(crops))
@@ -283,6 +286,12 @@ def _form(network: str, arguments: dict[str, Any], outputs: int) -> TrainingForm
         return WindowForm(DenseCryoET3DCNN(outputs, RANK))
     whole = {**arguments, "num_classes": outputs}
     return DenseForm(cast("DensePicker", build(network, **whole)), whole)
+
+
+def _pooled(maps: Tensor, weight: Tensor) -> Tensor:
+    if len(maps[0]) == 1 and maps.device.type == "cpu":
+        return pooled_convolution(maps, weight)
+    return F.max_pool3d(F.conv3d(maps, weight, padding=1), 2)
 
 
 def _look_at_the_centre(network: DenseCryoET3DCNN) -> None:
