@@ -12,7 +12,8 @@ from napari_vox3d.density import tsirelson_stash_elf
 from napari_vox3d.gui import crystal_measures as measures
 from napari_vox3d.gui import crystal_sections as pages
 from napari_vox3d.gui.elf_tools_widget import ExploreCrystal
-from napari_vox3d.gui.layers import picks_from_layer, volume_layers
+from napari_vox3d.gui.layers import volume_layers
+from napari_vox3d.gui.pick_layers import picks_from_layer
 from napari_vox3d.volume import Volume
 
 

@@ -8,7 +8,7 @@ from qtpy.QtWidgets import QApplication, QFileDialog
 
 import napari_vox3d as vox
 from napari_vox3d.gui.evaluation_widget import CZII, GIVEN, NO_CLASS, EvaluatePicks
-from napari_vox3d.gui.layers import picks_layer
+from napari_vox3d.gui.pick_layers import picks_layer
 from napari_vox3d.picks import Picks
 from napari_vox3d.volume import Volume
 

@@ -9,7 +9,8 @@ from napari.utils.notifications import notification_manager
 from napari_vox3d import Picks, Volume, Vox3dError, write_pick_collection, write_picks, write_volume
 from napari_vox3d.gui import readers
 from napari_vox3d.gui.frame_notice import FitPicks, refit
-from napari_vox3d.gui.layers import picks_from_layer, picks_layer, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer, picks_layer
 
 SHAPE = (44, 136, 84)
 INDICES = np.array([[1.0, 2, 3], [43, 135, 83]])

@@ -17,15 +17,13 @@ from napari_vox3d.gui.layers import (
     atoms_from_layer,
     atoms_layer,
     cell_layer,
-    picks_from_layer,
-    picks_layer,
     score_layer,
-    show_whole_spheres,
     structure_layers,
     volume_from_layer,
     volume_layer,
     volume_layers,
 )
+from napari_vox3d.gui.pick_layers import picks_from_layer, picks_layer, show_whole_spheres
 from napari_vox3d.inference.tiles import NetworkView, Normalisation
 
 LEFT_HANDED = cellpar_to_cell([4, 4.5, 5, 85, 100, 95])[[1, 0, 2]]

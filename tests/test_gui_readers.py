@@ -15,7 +15,8 @@ from qtpy.QtCore import QTimer
 
 from napari_vox3d import Picks, Volume, Vox3dError, write_picks, write_volume
 from napari_vox3d.gui import readers
-from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer
 from napari_vox3d.gui.readers import get_reader, read_layers
 
 DATA = Path(__file__).parent / "data"

@@ -17,7 +17,8 @@ from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui import reproduce
 from napari_vox3d.gui.elf_training_widget import TrainELF
 from napari_vox3d.gui.elf_widget import PredictELF
-from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer
 from napari_vox3d.gui.picking_widget import PickParticles
 from napari_vox3d.gui.readers import read_layers
 from napari_vox3d.gui.reproduce import CopyButtons, reading_arguments

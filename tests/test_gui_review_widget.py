@@ -11,8 +11,9 @@ from qtpy.QtTest import QTest
 import napari_vox3d as vox
 from napari_vox3d.curation import ACCEPTED, REJECTED
 from napari_vox3d.curation.saved import kept_rows
-from napari_vox3d.gui.layers import REVIEW, picks_from_layer, picks_layer, volume_layer
+from napari_vox3d.gui.layers import volume_layer
 from napari_vox3d.gui.live_picks import LivePicks
+from napari_vox3d.gui.pick_layers import REVIEW, picks_from_layer, picks_layer
 from napari_vox3d.gui.review_widget import (
     ALL,
     EVERY_CLASS,

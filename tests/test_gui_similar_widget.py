@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QFileDialog, QLabel, QPushButton
 
 import napari_vox3d as vox
 from napari_vox3d.gui.controls import OPEN_FIRST, choose
-from napari_vox3d.gui.layers import picks_from_layer, picks_layer, volume_layer
+from napari_vox3d.gui.layers import volume_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer, picks_layer
 from napari_vox3d.gui.pick_saving import FILE_FORMATS
 from napari_vox3d.gui.similar_widget import OPEN_PICKS, SELECT_FIRST, FindSimilar
 from napari_vox3d.volume import Volume

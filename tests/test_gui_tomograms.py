@@ -12,7 +12,8 @@ from napari.settings import get_plugin_settings
 
 import napari_vox3d as vox
 from napari_vox3d.gui.controls import choose
-from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer, volume_layer
+from napari_vox3d.gui.layers import volume_from_layer, volume_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer
 from napari_vox3d.gui.tomograms import calibrate, is_picks, is_tomogram
 from napari_vox3d.inference.tiles import NetworkView
 from napari_vox3d.volume import Volume

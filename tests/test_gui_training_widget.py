@@ -10,7 +10,8 @@ from napari.settings import get_plugin_settings
 import napari_vox3d as vox
 from napari_vox3d.errors import InferenceError
 from napari_vox3d.gui.controls import OPEN_FIRST, choose
-from napari_vox3d.gui.layers import picks_layer, volume_layer
+from napari_vox3d.gui.layers import volume_layer
+from napari_vox3d.gui.pick_layers import picks_layer
 from napari_vox3d.gui.picking_widget import PickParticles
 from napari_vox3d.gui.samples import simulated_tomogram
 from napari_vox3d.gui.training_widget import TrainPicker

@@ -10,7 +10,8 @@ from napari.utils.notifications import notification_manager
 
 from napari_vox3d import Picks, Volume, Vox3dError, read_picks, read_volume
 from napari_vox3d.formats.pick_formats import PICK_FORMATS, pick_format_by_name
-from napari_vox3d.gui.layers import picks_layer, volume_layer, volume_layers
+from napari_vox3d.gui.layers import volume_layer, volume_layers
+from napari_vox3d.gui.pick_layers import picks_layer
 from napari_vox3d.gui.writers import write_image
 
 

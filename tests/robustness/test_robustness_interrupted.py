@@ -260,7 +260,7 @@ def open_review(home):
     from napari.layers import Layer
 
     from napari_vox3d.curation import saved
-    from napari_vox3d.gui.layers import picks_layer
+    from napari_vox3d.gui.pick_layers import picks_layer
     from napari_vox3d.gui.reviewed_layer import ReviewedLayer
 
     saved.data_folder = lambda: Path(home)

@@ -24,7 +24,8 @@ from napari_vox3d.gui.elf_tools_widget import ExploreCrystal
 from napari_vox3d.gui.elf_training_widget import TrainELF
 from napari_vox3d.gui.elf_widget import PredictELF
 from napari_vox3d.gui.evaluation_widget import EvaluatePicks
-from napari_vox3d.gui.layers import picks_layer, volume_layer, volume_layers
+from napari_vox3d.gui.layers import volume_layer, volume_layers
+from napari_vox3d.gui.pick_layers import picks_layer
 from napari_vox3d.gui.picking_widget import PickParticles
 from napari_vox3d.gui.review_widget import ReviewPicks
 from napari_vox3d.gui.settings import recall, remember

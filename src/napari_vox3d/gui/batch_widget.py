@@ -33,7 +33,8 @@ from napari_vox3d.gui.controls import (
 )
 from napari_vox3d.gui.file_table import FileTable
 from napari_vox3d.gui.layer_files import files_of
-from napari_vox3d.gui.layers import picks_layer, show_whole_spheres, volume_layers
+from napari_vox3d.gui.layers import volume_layers
+from napari_vox3d.gui.pick_layers import picks_layer, show_whole_spheres
 from napari_vox3d.gui.reproduce import CopyButtons
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import RunControl, show_problem

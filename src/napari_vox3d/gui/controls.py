@@ -148,7 +148,7 @@ class _Note(QLabel):
         return QSize(width, self.heightForWidth(width))
 
     def minimumSizeHint(self) -> QSize:
-        """Height that the text needs as wide as it is now: layouts may forget it; Qt asks for it."""
+        """Height that the text needs in its present width, which layouts may forget; Qt asks."""
         return QSize(super().minimumSizeHint().width(), self.heightForWidth(self.width()))
 
     def resizeEvent(self, event: QResizeEvent) -> None:

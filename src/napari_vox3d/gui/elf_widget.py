@@ -24,12 +24,7 @@ from napari_vox3d.gui.controls import (
     scrolled_form,
     spacing_box,
 )
-from napari_vox3d.gui.layers import (
-    atoms_from_layer,
-    volume_from_layer,
-    volume_layer,
-    volume_layers,
-)
+from napari_vox3d.gui.layers import atoms_from_layer, volume_from_layer, volume_layer, volume_layers
 from napari_vox3d.gui.reproduce import CopyButtons
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.workers import RunControl

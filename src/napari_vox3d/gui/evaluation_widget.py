@@ -29,7 +29,7 @@ import napari_vox3d as vox
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.formats import write_aside
 from napari_vox3d.gui.controls import add_row, drop_down, note, scrolled_form
-from napari_vox3d.gui.layers import picks_from_layer, picks_layer, show_whole_spheres
+from napari_vox3d.gui.pick_layers import picks_from_layer, picks_layer, show_whole_spheres
 from napari_vox3d.gui.score_plot import ThresholdPlot
 from napari_vox3d.gui.tomograms import is_picks
 from napari_vox3d.gui.training_examples import labelled_picks

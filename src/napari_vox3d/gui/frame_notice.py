@@ -12,7 +12,8 @@ from qtpy.QtWidgets import QFormLayout, QWidget
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import OPEN_FIRST, add_row, choose, drop_down, note
-from napari_vox3d.gui.layers import picks_from_layer, picks_layer, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer, picks_layer
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.gui.workers import show_problem
 

@@ -14,14 +14,8 @@ from qtpy.QtWidgets import QHBoxLayout, QPushButton, QVBoxLayout, QWidget
 from napari_vox3d.curation.clicks import ClickedTomogram, Clicks, forget_clicks, kept_clicks
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import note
-from napari_vox3d.gui.layers import (
-    FRAME,
-    SPHERES,
-    picks_from_layer,
-    same_picks,
-    show_whole_spheres,
-    volume_from_layer,
-)
+from napari_vox3d.gui.layers import FRAME, SPHERES, volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer, same_picks, show_whole_spheres
 from napari_vox3d.gui.tomograms import calibrate, is_picks, is_tomogram
 from napari_vox3d.gui.workers import show_problem
 from napari_vox3d.picks import Picks

@@ -14,7 +14,8 @@ from psygnal import Signal
 
 import napari_vox3d as vox
 from napari_vox3d.curation import REJECTED
-from napari_vox3d.gui.layers import REVIEW, picks_layer, score_layer, show_whole_spheres
+from napari_vox3d.gui.layers import score_layer
+from napari_vox3d.gui.pick_layers import REVIEW, picks_layer, show_whole_spheres
 from napari_vox3d.provenance import Run
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from qtpy.QtCore import QObject, QTimer, Signal
 
 import napari_vox3d as vox
 from napari_vox3d.errors import Cancelled, Vox3dError
-from napari_vox3d.gui.layers import picks_layer, show_whole_spheres
 from napari_vox3d.gui.live_picks import replace_points
+from napari_vox3d.gui.pick_layers import picks_layer, show_whole_spheres
 from napari_vox3d.gui.tomograms import PASSING
 
 if TYPE_CHECKING:

@@ -31,8 +31,9 @@ from napari_vox3d.gui.controls import (
     scrolled_form,
     voxel_size_box,
 )
-from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
 from napari_vox3d.gui.live_picks import LivePicks
+from napari_vox3d.gui.pick_layers import picks_from_layer
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.reproduce import CopyButtons, reading_arguments
 from napari_vox3d.gui.settings import recall, remember

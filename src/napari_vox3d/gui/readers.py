@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from napari_vox3d.errors import FormatError, Vox3dError
 from napari_vox3d.formats import kind_of, ome_zarr, read_atoms, read_picks, read_volumes, tiff
 from napari_vox3d.formats.frame import GridWarning, SeveralTomograms, name_in
-from napari_vox3d.gui import layers
+from napari_vox3d.gui import layers, pick_layers
 
 if TYPE_CHECKING:
     from napari.layers import Image
@@ -161,12 +161,12 @@ def _picks_on(
             warnings.simplefilter("ignore", GridWarning)
         picks = read_picks(path, tomogram)
     if viewer is not None:
-        layers.show_whole_spheres(viewer, picks)
+        pick_layers.show_whole_spheres(viewer, picks)
         if tomogram is not None and "made_on" in picks.metadata:
             from napari_vox3d.gui import frame_notice
 
             frame_notice.tell(viewer, picks, tomogram)
-    return layers.picks_layer(picks, tomogram, name=name)
+    return pick_layers.picks_layer(picks, tomogram, name=name)
 
 
 def _ask_which(several: SeveralTomograms) -> str:

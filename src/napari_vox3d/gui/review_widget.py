@@ -19,7 +19,7 @@ from napari_vox3d.curation.flags import on_extremes
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.canvas_keys import CanvasKeys
 from napari_vox3d.gui.controls import add_row, drop_down, note, scrolled_form
-from napari_vox3d.gui.layers import show_whole_spheres
+from napari_vox3d.gui.pick_layers import show_whole_spheres
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.review_scores import ReviewScores
 from napari_vox3d.gui.reviewed_layer import ReviewedLayer

@@ -22,14 +22,9 @@ from napari_vox3d.curation.saved import keep, kept_rows, review_file
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.appearance import class_colours
 from napari_vox3d.gui.closeups import planes_through
-from napari_vox3d.gui.layers import (
-    REVIEW,
-    picks_from_layer,
-    picks_layer,
-    points_in_layer,
-    volume_from_layer,
-)
+from napari_vox3d.gui.layers import volume_from_layer
 from napari_vox3d.gui.live_picks import LivePicks, card_of, thresholds_of
+from napari_vox3d.gui.pick_layers import REVIEW, picks_from_layer, picks_layer, points_in_layer
 from napari_vox3d.picks import Picks
 
 if TYPE_CHECKING:

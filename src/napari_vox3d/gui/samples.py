@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from napari_vox3d.formats import read_picks, read_volumes
-from napari_vox3d.gui import layers
+from napari_vox3d.gui import layers, pick_layers
 
 if TYPE_CHECKING:
     from napari_vox3d.gui.layers import LayerData
@@ -38,10 +38,10 @@ def simulated_tomogram() -> list[LayerData]:
     truth = read_picks(_path("simulated_tomogram_truth.star"), tomogram[0])
     viewer = napari.current_viewer()
     if viewer is not None:
-        layers.show_whole_spheres(viewer, truth)
+        pick_layers.show_whole_spheres(viewer, truth)
     return [
         *layers.volume_layers(tomogram),
-        layers.picks_layer(truth, tomogram[0], name="true particles", visible=False),
+        pick_layers.picks_layer(truth, tomogram[0], name="true particles", visible=False),
     ]
 
 

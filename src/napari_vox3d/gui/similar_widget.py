@@ -27,15 +27,15 @@ from napari_vox3d.gui.controls import (
     scroll_to,
     scrolled_form,
 )
-from napari_vox3d.gui.layers import (
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.live_picks import replace_points
+from napari_vox3d.gui.looks import LIKENESS, LikenessTable, Looks, group, rank, search
+from napari_vox3d.gui.pick_layers import (
     picks_from_layer,
     picks_layer,
     same_picks,
     show_whole_spheres,
-    volume_from_layer,
 )
-from napari_vox3d.gui.live_picks import replace_points
-from napari_vox3d.gui.looks import LIKENESS, LikenessTable, Looks, group, rank, search
 from napari_vox3d.gui.pick_saving import ask_and_save, write_by_class
 from napari_vox3d.gui.settings import recall, remember
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram

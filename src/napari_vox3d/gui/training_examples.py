@@ -11,7 +11,8 @@ from qtpy.QtWidgets import QHBoxLayout, QToolButton, QVBoxLayout, QWidget
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.gui.controls import OPEN_FIRST, choose, drop_down
-from napari_vox3d.gui.layers import picks_from_layer, same_picks, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer, same_picks
 from napari_vox3d.gui.tomograms import is_picks, is_tomogram
 from napari_vox3d.picks import Picks
 from napari_vox3d.training.inputs import check_example

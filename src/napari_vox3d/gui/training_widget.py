@@ -27,8 +27,9 @@ from napari_vox3d.gui.controls import (
 )
 from napari_vox3d.gui.docks import open_window
 from napari_vox3d.gui.kept_clicks import KeptClicks, new_points
-from napari_vox3d.gui.layers import DEFAULT_DIAMETER, show_whole_spheres, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
 from napari_vox3d.gui.meanwhile import PicksMeanwhile
+from napari_vox3d.gui.pick_layers import DEFAULT_DIAMETER, show_whole_spheres
 from napari_vox3d.gui.reproduce import reading_arguments
 from napari_vox3d.gui.tomograms import calibrate, is_picks, is_tomogram
 from napari_vox3d.gui.training_controls import StartChoice, TrainingControl

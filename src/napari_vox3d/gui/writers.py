@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from napari_vox3d.formats import write_picks, write_volume
-from napari_vox3d.gui.layers import picks_from_layer, volume_from_layer
+from napari_vox3d.gui.layers import volume_from_layer
+from napari_vox3d.gui.pick_layers import picks_from_layer
 from napari_vox3d.gui.readers import warnings_as_notifications
 from napari_vox3d.gui.tomograms import is_tomogram
 

@@ -50,8 +50,8 @@ def _by_mass(
     count = max(1, _TOGETHER // len(offsets))
     for begin in range(0, len(cells), count):
         near = cells[begin : begin + count, None] + offsets
-        inside = ((near >= 0) & (near < values.shape)).all(axis=2)
-        mass = np.where(inside, values[tuple(np.moveaxis(near * inside[..., None], 2, 0))], 0)
+        held = np.clip(near, 0, np.array(values.shape) - 1)
+        mass = np.all(near == held, axis=2) * values[tuple(np.moveaxis(held, 2, 0))]
         moment = mass.astype(float) @ offsets
         places[begin : begin + count] += moment / (mass.sum(axis=1, keepdims=True) + 1e-9)
     return places

@@ -127,7 +127,8 @@ class WindowForm(TrainingForm):
         *convolutions, spread, mix, _ = layers
         self._spread, self._layers = [spread], [*convolutions, mix]  # lists: registered only once
         for layer in convolutions:  # a third faster on processors
-            layer.to(memory_format=torch.channels_last_3d)
+            weight = layer.weight
+            weight.data = weight.data.contiguous(memory_format=torch.channels_last_3d)
         self.norms = nn.ModuleList(
             nn.BatchNorm3d(layer.out_channels, affine=False) for layer in self._layers
         )
