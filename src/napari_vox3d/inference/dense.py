@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_vox3d.errors import InferenceError
-from napari_vox3d.inference.device import autocast
+from napari_vox3d.inference.device import autocast, reusing_memory
 from napari_vox3d.inference.tiled import Count, DensePass, Heartbeat, Tiling, add_by_class
 from napari_vox3d.inference.tiles import Box, MirrorImage, NetworkView, tiles
 from napari_vox3d.networks.cryoet_cnn import (
@@ -31,6 +31,7 @@ from napari_vox3d.networks.cryoet_cnn import (
     Stride,
     factor,
 )
+from napari_vox3d.networks.folding import folded
 from napari_vox3d.networks.pickers import DensePicker
 from napari_vox3d.progress import Progress, part_of
 
@@ -39,7 +40,9 @@ _SLAB = 34  # cells of a slab: twice the 17 that a transform of a `SpectralConv3
 _FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))  # axes of each mirror image
 _HIGHEST_RANK = 64  # beyond, the factored classifier is not much cheaper than the whole one
 
+# Faster forms of networks, as long as these live.
 _dense_forms: WeakKeyDictionary[nn.Module, tuple[DenseCryoET3DCNN, Stride]] = WeakKeyDictionary()
+_folded_forms: WeakKeyDictionary[nn.Module, DensePicker] = WeakKeyDictionary()
 
 
 def score_cells(
@@ -92,7 +95,7 @@ def score_cells(
         )
     work: DensePass | _WindowPass
     if isinstance(network, DensePicker):
-        work = DensePass(network, classes, view, device)
+        work = DensePass(_folded_form(network), classes, view, device)
     else:
         work = _WindowPass(network, classes, device)
     stride = work.stride
@@ -103,7 +106,7 @@ def score_cells(
     scores = np.zeros((len(classes), *(last - first)), np.float32)
     cells = -(-view.end // stride)  # a mirrored cell is again a cell if the view has whole ones
     images = [MirrorImage(view, axes, cells * stride) for axes in (_FLIPS if flips else _FLIPS[:1])]
-    with torch.inference_mode(), autocast(device, dtype):
+    with torch.inference_mode(), autocast(device, dtype), reusing_memory(device):
         for n, image in enumerate(images):
             begin = first.copy()
             for axis in image.axes:
@@ -123,6 +126,13 @@ def _dense_form(network: CryoET3DCNN, device: torch.device) -> tuple[DenseCryoET
             factored.use_transforms()
         _dense_forms[network] = (network.dense(), 8) if factored is None else (factored, 4)
     return _dense_forms[network]
+
+
+def _folded_form(network: DensePicker) -> DensePicker:
+    """Equivalent network of fewer passes; kept as long as the network lives."""
+    if network not in _folded_forms:
+        _folded_forms[network] = folded(network)
+    return _folded_forms[network]
 
 
 class _WindowPass:
