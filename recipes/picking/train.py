@@ -12,10 +12,10 @@ from ``cryoet3dcnn-simulated`` as it is in the package.
 
 Version 2 of ``unet-simulated`` (with version 1 of ``any-particle-simulated``) learnt for 50 minutes
 from random weights, version 2 of ``cryoet3dcnn-simulated`` for 58 from its version 1, which had
-learnt for an hour. The versions in the package went on from these with ``--base``, twice: for 52 and
-66 minutes, and for 46 and 66. All trainings were begun as longer ones and shortened on the way, which
-made the rate of learning fall faster. What one network learns, RUN/unet-0-trained, is the base of the
-next.
+learnt for an hour. The versions in the package went on from these with ``--base``, twice: for 52
+and 66 minutes, and for 46 and 66. All trainings were begun as longer ones and shortened on the
+way, which made the rate of learning fall faster. What one network learns, RUN/unet-0-trained, is
+the base of the next.
 
 RUN keeps checkpoints, so that an interrupted run goes on where it was, and the models. Minutes are
 those of one processor core. With --ship models and sample tomogram are put into the package.
