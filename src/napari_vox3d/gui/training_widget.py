@@ -265,6 +265,7 @@ class TrainPicker(QWidget):
             for name, radius in known_radii(picks, self.start.known).items()
         ]
         grid = new_grid(self.classes, wide=0)
+        grid.setColumnMinimumWidth(2, 115)  # that a radius fits between its two buttons
         for column, title in enumerate(("Class", "Points", "Radius") if self._classes else ()):
             grid.addWidget(QLabel(title), 0, column)
         for n, row in enumerate(self._classes, start=1):
