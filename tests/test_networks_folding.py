@@ -23,7 +23,7 @@ def with_random_statistics(network):
 @pytest.mark.parametrize(
     "arguments",
     [
-        {"channels": 16, "levels": 1, "blocks": ["L1"]},
+        {"levels": 1, "blocks": ["L1"], "window": (2, 2, 2), "patch": (1, 1, 1), "heads": 2},
         {"blocks": ["C3"]},
         {"blocks": ["C3C2"], "cell": "parallel"},
         {"blocks": ["C3"], "norm": "instance3d"},

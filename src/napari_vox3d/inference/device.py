@@ -117,8 +117,8 @@ def free_memory(device: str | torch.device = "cpu") -> None:
 def reusing_memory(device: str | torch.device) -> Iterator[None]:
     """Let maps of a network on the processor take the memory that earlier ones gave back.
 
-    Otherwise glibc asks the system for new memory for each map beyond 32 MB, and clearing that
-    takes as long as convolving. Afterwards what is left over goes back to the system. It holds for
+    Otherwise glibc asks the system for new memory for each map beyond 32 MB, and clearing that can
+    take as long as convolving. Afterwards what is left over goes back to the system. It holds for
     the whole process, and helps in its main thread: memory of other threads comes in small heaps.
     Without glibc, or on another device, nothing changes.
     """
