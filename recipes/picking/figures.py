@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import ndimage
 from tomograms import CLASSES, Example, keep, kept, templates
 
@@ -131,6 +132,19 @@ def dark_blobs(volume: Volume, kinds: Sequence[ParticleClass]) -> list[Volume]:
     cells = [n // 4 for n in volume.shape]
     blocks = view.read((0, 0, 0), [4 * n for n in cells])
     blocks = blocks.reshape(cells[0], 4, cells[1], 4, cells[2], 4).mean((1, 3, 5))
+    maps = []
+    for kind in kinds:
+        width = kind.radius / 40 / np.sqrt(3)
+        response = ndimage.gaussian_laplace(blocks, width) * width**2
+        score = 1 / (1 + np.exp(-response / response.std() + 3))
+        maps.append(score_map(volume, score, kind, 40.0))
+    return maps
+
+
+def score_map(
+    volume: Volume, score: NDArray[np.floating], kind: ParticleClass, cell: float
+) -> Volume:
+    """Scores of a class in cubic cells of `cell` Å of a tomogram of 10 Å, for `find_particles`."""
     tomogram = {
         "name": volume.name,
         "shape": volume.shape,
@@ -138,16 +152,10 @@ def dark_blobs(volume: Volume, kinds: Sequence[ParticleClass]) -> list[Volume]:
         "origin": [0, 0, 0],
         "region": [(0, n) for n in volume.shape],
     }
-    maps = []
-    for kind in kinds:
-        width = kind.radius / 40 / np.sqrt(3)
-        response = ndimage.gaussian_laplace(blocks, width) * width**2
-        score = 1 / (1 + np.exp(-response / response.std() + 3))
-        metadata = {"radius": kind.radius, "threshold": 0.5, "min_distance": kind.radius,
-                    "tomogram": tomogram, "provenance": {}}  # fmt: skip
-        maps.append(Volume(score.astype(np.float32), np.eye(3) * 40, np.full(3, 15.0), "score",
-                           name=kind.name, metadata=metadata))  # fmt: skip
-    return maps
+    metadata = {"radius": kind.radius, "threshold": 0.5, "min_distance": kind.radius,
+                "tomogram": tomogram, "provenance": {}}  # fmt: skip
+    return Volume(score.astype(np.float32), np.eye(3) * cell, np.full(3, (cell - 10) / 2), "score",
+                  name=kind.name, metadata=metadata)  # fmt: skip
 
 
 def as_particles(example: Example, name: str, radius: float) -> Example:

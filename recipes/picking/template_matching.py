@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from figures import PLAIN, Tests, measure, unseen
+from figures import PLAIN, Tests, measure, score_map, unseen
 from numpy.typing import NDArray
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
@@ -77,23 +77,13 @@ def match(volume: Volume, densities: Sequence[NDArray[np.float32]]) -> list[Volu
     transfer, white = _transfer(cells) / noise, waves / noise
     found = [_correlate(white, transfer, density, cells) for density in densities]
     around = [ndimage.maximum_filter(each, 3) for each in found]
-    tomogram = {
-        "name": volume.name,
-        "shape": volume.shape,
-        "voxel_size": volume.voxel_size.tolist(),
-        "origin": [0, 0, 0],
-        "region": [(0, n) for n in volume.shape],
-    }
     maps = []
     for n, kind in enumerate(CLASSES.values()):
         # whatever the contrast, the likeliest class is that of the highest correlation
         others = np.max([each for k, each in enumerate(around) if k != n], axis=0)
         sure = np.log(np.maximum(found[n], _LEAST) / _LEAST) / np.log(_MOST / _LEAST)
         score = np.minimum(sure, 1) * (found[n] >= others)
-        metadata = {"radius": kind.radius, "threshold": 0.5, "min_distance": kind.radius,
-                    "tomogram": tomogram, "provenance": {}}  # fmt: skip
-        maps.append(Volume(score.astype(np.float32), np.eye(3) * _CELL, np.full(3, 5.0), "score",
-                           name=kind.name, metadata=metadata))  # fmt: skip
+        maps.append(score_map(volume, score, kind, _CELL))
     return maps
 
 

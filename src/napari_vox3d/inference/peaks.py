@@ -44,8 +44,7 @@ def _by_mass(
     values: NDArray[np.float32], cells: NDArray[np.intp], reach: int
 ) -> NDArray[np.float64]:
     """Centres of mass of the scores at most `reach` cells from a peak along each axis."""
-    offsets = np.stack(np.meshgrid(*[np.arange(-reach, reach + 1)] * 3, indexing="ij"), -1)
-    offsets = offsets.reshape(-1, 3)
+    offsets = np.argwhere(np.ones([2 * reach + 1] * 3)) - reach
     places = cells.astype(float)
     count = max(1, _TOGETHER // len(offsets))
     for begin in range(0, len(cells), count):

@@ -23,7 +23,9 @@ _SMALLEST = 24  # voxels along an edge of a tile
 _USEFUL = 64  # smaller tiles are nearly all halo: taken only once memory has run out
 _LARGEST = 512
 _SEEN = 48  # voxels around a tile: what lies farther off moves hardly a score by 0.01
-_MEMORY = 0.9e9  # bytes that a tile may take on the processor: larger ones are no faster
+# Bytes that a tile may take on the processor, half as many again where memory is reused: larger
+# tiles are no faster.
+_MEMORY = 0.9e9
 _GPU_SHARE = 0.4  # of the memory that is free on a GPU
 _BEAT = 0.25  # seconds
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from napari_vox3d.networks.cells import Cell, Convolution
@@ -59,7 +58,7 @@ def _fold_sequence(layers: nn.Sequential) -> None:
         before = layers[n - 1] if n else None
         if isinstance(layer, nn.BatchNorm3d) and isinstance(before, nn.Conv3d):
             layers[n - 1], layers[n] = fuse_conv_bn_eval(before, layer), nn.Identity()
-        elif isinstance(before, nn.Conv3d | nn.Identity):
+        elif isinstance(before, nn.Conv3d):  # whose result nobody else holds
             layers[n] = _in_place(layer)
 
 
@@ -69,16 +68,10 @@ def _take_in(norm: nn.BatchNorm3d, convolution: nn.Conv3d) -> None:
     shift = -norm.get_buffer("running_mean") * scale
     if norm.affine:
         scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    weight = convolution.weight
-    offset = (weight.sum((2, 3, 4)) * shift).sum(1)
+    offset = (convolution.weight.sum((2, 3, 4)) * shift).sum(1)
     bias = offset if convolution.bias is None else convolution.bias + offset
-    weight.data = _like(weight, weight * scale[:, None, None, None])
+    convolution.weight.mul_(scale[:, None, None, None])
     convolution.bias = nn.Parameter(bias, requires_grad=False)
-
-
-def _like(old: Tensor, new: Tensor) -> Tensor:
-    """New values as the old lie in memory."""
-    return torch.empty_like(old).copy_(new)
 
 
 def _in_place(activation: nn.Module) -> nn.Module:

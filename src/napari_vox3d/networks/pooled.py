@@ -67,12 +67,11 @@ class _PooledConvolution(torch.autograd.Function):
             told = torch.ops.aten.threshold_backward(asked, lacking, _BELOW)
             learnt.addmm_(voxels.T, told.flatten(1))
         by_phase = learnt.view(_EDGE, _EDGE, _EDGE, len(_PHASES), -1)
-        weight = sum(
+        kernels = [
             by_phase[z : z + 3, y : y + 3, x : x + 3, phase]
             for phase, (z, y, x) in enumerate(_PHASES)
-        )
-        assert isinstance(weight, Tensor)
-        return None, weight.permute(3, 0, 1, 2)[:, None]
+        ]
+        return None, torch.stack(kernels).sum(0).permute(3, 0, 1, 2)[:, None]
 
 
 def _kernels(weight: Tensor) -> Tensor:

@@ -290,7 +290,7 @@ def _form(network: str, arguments: dict[str, Any], outputs: int) -> TrainingForm
 
 
 def _pooled(maps: Tensor, weight: Tensor) -> Tensor:
-    if len(maps[0]) == 1 and maps.device.type == "cpu":
+    if maps.shape[1] == 1 and maps.device.type == "cpu":
         return pooled_convolution(maps, weight)
     return F.max_pool3d(F.conv3d(maps, weight, padding=1), 2)
 
