@@ -6,7 +6,7 @@ import weakref
 
 import pytest
 from napari.utils.progress import progress as napari_progress
-from qtpy.QtCore import QEvent
+from qtpy.QtCore import QEvent, QTimer
 from qtpy.QtWidgets import QApplication
 
 import napari_vox3d.inference
@@ -16,11 +16,11 @@ from napari_vox3d.gui.workers import BackgroundJob, RunControl, describe_progres
 
 @pytest.fixture
 def control(qtbot):
-    def make(function, networks=False, **kwargs):
+    def make(function, networks=False, then=None, **kwargs):
         results = []
 
         def start():
-            run.run(function, then=results.append, **kwargs)
+            run.run(function, then=then or results.append, **kwargs)
 
         run = RunControl("Run it", start, networks=networks)
         run.results = results
@@ -173,6 +173,35 @@ def test_an_error_while_showing_leaves_the_button_usable(qtbot, errors):
     run.press()
     ended(qtbot, run)
     assert [shown.message for shown in errors] == ["Nothing to show."]
+    assert run.button.isEnabled()
+
+
+def test_the_window_answers_between_the_steps_of_showing(qtbot, control):
+    happened = []
+
+    def show(result):
+        QTimer.singleShot(0, lambda: happened.append("window"))
+        happened.append(result)
+        yield
+        happened.append("rest")
+
+    run = control(lambda progress: "result", then=show)
+    run.ended.connect(lambda: happened.append("ended"))
+    with qtbot.waitSignal(run.ended):
+        run.press()
+    assert happened == ["result", "window", "rest", "ended"]
+    assert run.button.isEnabled()
+
+
+def test_an_error_between_the_steps_of_showing_ends_it(qtbot, control, errors):
+    def show(result):
+        yield
+        raise InferenceError("Nothing more to show.")
+
+    run = control(lambda progress: None, then=show)
+    with qtbot.waitSignal(run.ended):
+        run.press()
+    assert [shown.message for shown in errors] == ["Nothing more to show."]
     assert run.button.isEnabled()
 
 

@@ -31,6 +31,8 @@ from napari_vox3d.gui.workers import RunControl
 from napari_vox3d.provenance import Run, changed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     import napari
 
     from napari_vox3d.models import ModelCard
@@ -244,22 +246,30 @@ class PredictELF(QWidget):
         title: str,
         started: float,
         made: Volume | tuple[Volume, Volume],
-    ) -> None:
-        from napari_vox3d.inference.elf import stated_error
-
+    ) -> Iterator[None]:
         elf, *bands = made if isinstance(made, tuple) else (made,)
+        self._tell(title, started, elf, bands)
+        # Every layer in a turn of its own: napari takes a tenth of a second for each.
         image, *structure = volume_layers([elf]) if source == FILE else [volume_layer(elf)]
-        above = [n for n, layer in enumerate(self._viewer.layers, 1) if isinstance(layer, Image)]
-        before, self._predicted = self._predicted, Layer.create(*image)
-        place = max(above, default=0)
+        layers = self._viewer.layers
+        place = max((n for n, layer in enumerate(layers, 1) if isinstance(layer, Image)), default=0)
         for band in bands:  # hidden: it lies where the ELF is
-            self._viewer.layers.insert(place, Layer.create(*volume_layer(band, visible=False)))
-        self._viewer.layers.insert(place, self._predicted)
-        for layer in structure:
-            self._viewer.add_layer(Layer.create(*layer))
+            yield
+            layers.insert(place, Layer.create(*volume_layer(band, visible=False)))
+        yield
+        before, self._predicted = self._predicted, Layer.create(*image)
+        layers.insert(place, self._predicted)
         for layer in (source, before):
             if isinstance(layer, Image):
                 layer.visible = False  # two volumes in one place cannot be told apart in 3D
+        for atoms in structure:
+            yield
+            layers.append(Layer.create(*atoms))
+        self.explore.show()
+
+    def _tell(self, title: str, started: float, elf: Volume, bands: Sequence[Volume]) -> None:
+        from napari_vox3d.inference.elf import stated_error
+
         grid = "×".join(map(str, elf.shape))
         low, high = np.min(elf.values), np.max(elf.values)
         what = "" if elf.atoms is None else f" of {elf.atoms.get_chemical_formula()}"
@@ -277,7 +287,6 @@ class PredictELF(QWidget):
         notes = account.get("notes", [])
         self.warning.setText("⚠ " + " ".join(notes))
         self.warning.setVisible(bool(notes))
-        self.explore.show()
 
     def _explore(self) -> None:
         from napari_vox3d.gui.elf_tools_widget import open_explorer

@@ -8,7 +8,7 @@ raises `Cancelled`. They run in napari's function worker, because its generator 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -177,6 +177,7 @@ class RunControl(QWidget):
         layout.addWidget(self.bar)
         self._text, self._prepare, self._networks = text, prepare, networks
         self._job: BackgroundJob | None = None
+        self._showing = False
         self._activity: cancelable_progress | None = None
         self._timer = QTimer(self, interval=REFRESH)
         self._timer.timeout.connect(self._refresh)
@@ -184,8 +185,8 @@ class RunControl(QWidget):
 
     @property
     def running(self) -> bool:
-        """True while a job runs."""
-        return self._job is not None
+        """True while a job runs, and between the steps of showing its result."""
+        return self._job is not None or self._showing
 
     @property
     def cancelling(self) -> bool:
@@ -197,8 +198,8 @@ class RunControl(QWidget):
         """True while a job runs on though all it reports on is done."""
         return self._job is not None and self._job.done >= self._job.total > 0
 
-    def run(self, function: Callable[..., Any], *args: Any, then: Callable[[Any], None],
-            **kwargs: Any) -> None:  # fmt: skip
+    def run(self, function: Callable[..., Any], *args: Any,
+            then: Callable[[Any], Iterator[None] | None], **kwargs: Any) -> None:  # fmt: skip
         """Run `function` in a thread and hand its result to `then` on the main thread.
 
         Parameters
@@ -208,7 +209,8 @@ class RunControl(QWidget):
         *args, **kwargs
             Arguments of `function`.
         then
-            Called with the result, unless the job failed or was cancelled.
+            Called with the result, unless the job failed or was cancelled. If it is a generator,
+            the window answers and paints wherever it yields.
         """
         if self.running:
             return
@@ -260,7 +262,7 @@ class RunControl(QWidget):
         self.bar.show()
         return text
 
-    def _settle(self, job: BackgroundJob, then: Callable[[Any], None]) -> None:
+    def _settle(self, job: BackgroundJob, then: Callable[[Any], Iterator[None] | None]) -> None:
         self._job = None
         activity, self._activity = self._activity, None
         activity.close()
@@ -268,16 +270,30 @@ class RunControl(QWidget):
             self._timer.stop()
             self.bar.hide()
             self.button.setText(self._text)
-            self.button.setEnabled(True)
+            self.button.setEnabled(False)
         if job.error is not None:
             show_problem(job.error)
-        elif not job.cancelled and isalive(self):
-            try:
-                then(job.result)
-            except (Vox3dError, MemoryError) as error:
-                show_problem(error)
-        if isalive(self):
-            self.ended.emit()
+        shown = job.error is None and not job.cancelled
+        self._show_result(_steps(then, job.result) if shown else iter(()))
+
+    def _show_result(self, steps: Iterator[None]) -> None:
+        """Take the next of the steps that show a result, the others when the window has painted."""
+        self._showing = False
+        if not isalive(self):
+            return
+        for _ in steps:
+            self._showing = True
+            QTimer.singleShot(0, partial(self._show_result, steps))
+            return
+        self.button.setEnabled(True)
+        self.ended.emit()
+
+
+def _steps(then: Callable[[Any], Iterator[None] | None], result: Any) -> Iterator[None]:
+    try:
+        yield from then(result) or ()
+    except (Vox3dError, MemoryError) as error:
+        show_problem(error)
 
 
 def describe_progress(job: BackgroundJob) -> str:
