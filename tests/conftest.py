@@ -17,6 +17,16 @@ os.environ["XDG_DATA_HOME"] = tempfile.mkdtemp(prefix="vox3d-")  # of reviews an
 os.environ["NAPARI_ENSURE_PLUGIN_MAIN_THREAD"] = "1"
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _float32():
+    """Let ``auto`` choose float32 on processors with AMX too: figures are the same everywhere."""
+    import torch
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+        yield
+
+
 @pytest.fixture(autouse=True)
 def _no_graphics(request, monkeypatch):
     """Let viewers open where Qt has no OpenGL context to ask for its limits."""

@@ -1,6 +1,8 @@
 import json
+import os
 import sys
 
+import numcodecs
 import numpy as np
 import pytest
 import zarr
@@ -228,3 +230,21 @@ def test_other_uses_are_refused(path, monkeypatch):
     monkeypatch.setitem(sys.modules, "zarr", None)
     with pytest.raises(FormatError, match=r"pip install 'napari-vox3d\[zarr\]'"):
         read_volume(path)
+
+
+@pytest.mark.parametrize("zarr_format", [2, 3])
+@pytest.mark.parametrize("left", [0, 10, 16, 100, -1])
+def test_nothing_behind_a_chunk_that_was_cut_short_is_read(path, zarr_format, left):
+    values = noise((16, 16, 16))
+    blosc = numcodecs.Blosc() if zarr_format == 2 else zarr.codecs.BloscCodec()
+    array = zarr.create_array(path, shape=values.shape, chunks=(8, 16, 16), dtype="f4",
+                              compressors=[blosc], zarr_format=zarr_format)  # fmt: skip
+    array[...] = values
+    with pytest.warns(UserWarning, match="voxel size"):
+        volume = read_volume(path)
+    np.testing.assert_array_equal(volume.values[:], values)
+    chunk = path / ("0.0.0" if zarr_format == 2 else "c/0/0/0")
+    os.truncate(chunk, left if left >= 0 else chunk.stat().st_size + left)
+    with pytest.raises(FormatError, match=r"TS_01.zarr: has a chunk .* cut short"):
+        volume.values[0]
+    np.testing.assert_array_equal(volume.values[8:], values[8:])

@@ -11,7 +11,6 @@ from napari_vox3d.inference.device import (
     choose_device,
     choose_precision,
     leave_a_core_free,
-    reusing_memory,
 )
 
 
@@ -132,43 +131,3 @@ def test_a_core_stays_free_inside_only(monkeypatch):
     thread.join()
     torch.set_num_threads(before)
     assert found == [1, 2]
-
-
-@pytest.fixture
-def asked_of_glibc(monkeypatch):
-    asked = []
-
-    class Library:
-        def mallopt(self, option, value):
-            asked.append((option, value))
-
-        def malloc_trim(self, _):
-            asked.append("trim")
-
-    monkeypatch.setattr(module, "_glibc", Library)
-    return asked
-
-
-def test_memory_is_kept_inside_only_and_given_back(asked_of_glibc):
-    with reusing_memory("cpu"):
-        assert asked_of_glibc == [(-3, 2**31 - 1), (-1, 2**31 - 1)]
-        asked_of_glibc.clear()
-    assert asked_of_glibc == [(-3, 2**25), (-1, 2**26), "trim"]
-
-
-def test_memory_is_given_back_after_an_error(asked_of_glibc):
-    with pytest.raises(ValueError, match="halfway"), reusing_memory("cpu"):
-        raise ValueError("halfway")
-    assert asked_of_glibc[-1] == "trim"
-
-
-def test_memory_of_graphics_cards_is_left_alone(asked_of_glibc):
-    with reusing_memory("cuda:0"):
-        pass
-    assert asked_of_glibc == []
-
-
-def test_memory_without_glibc(monkeypatch):
-    monkeypatch.setattr(module, "_glibc", lambda: None)
-    with reusing_memory("cpu"):
-        pass

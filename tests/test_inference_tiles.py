@@ -1,3 +1,5 @@
+from itertools import product
+
 import dask.array as da
 import numpy as np
 import pytest
@@ -18,10 +20,19 @@ def noise():
 
 def test_tiles_cover_a_grid_once():
     count = np.zeros((5, 8, 9), int)
-    for tile in tiles(count.shape, 4):
+    for tile in tiles(count.shape, (4, 3, 9)):
         count[tile] += 1
-        assert all(part.stop - part.start <= 4 for part in tile)
+        lengths = [part.stop - part.start for part in tile]
+        assert (np.array(lengths) <= (4, 3, 9)).all()
     assert (count == 1).all()
+
+
+def test_tiles_begin_at_multiples():
+    found = list(tiles((5, 30, 9), (4, 16, 8), 4))
+    assert {(z.start, y.start, x.start) for z, y, x in found} == set(
+        product((0, 4), (0, 16), (0, 8))
+    )
+    assert {part.stop for _, part, _ in found} == {16, 30}
 
 
 def test_robust_normalisation_withstands_gold(noise):

@@ -182,7 +182,7 @@ def pick_while_it_is_cut(path, models):
     from napari_vox3d.inference.tiled import DensePass
 
     torch.set_num_threads(1)
-    DensePass._edge = lambda self: 24
+    DensePass._edges = lambda self: np.full(3, 24)
     calls = []
 
     def progress(done, total):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from os.path import normpath
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -258,7 +259,29 @@ def _array(path: Path) -> _Chunked:
             "is OME-Zarr, and the package zarr is not installed",
             hint="Install it with `pip install 'napari-vox3d[zarr]'`.",
         ) from error
+    _refuse_short_chunks()
     try:
         return _Chunked(path, zarr.open_array(path, mode="r"))
     except Exception as error:  # zarr raises whatever goes wrong in it
         raise FormatError(path, f"is no zarr array that can be read ({error})") from error
+
+
+@cache
+def _refuse_short_chunks() -> None:
+    """Let numcodecs look how long a Blosc chunk is before it unpacks it, in all of the process.
+
+    It believes the length in the header, reads on behind the end of a chunk that was cut short, and
+    may end the program so. Arrays are read later, by napari and in threads.
+    """
+    from numcodecs import blosc
+    from numcodecs.compat import ensure_contiguous_ndarray
+
+    unpack = blosc.Blosc.decode
+
+    def decode(self: Any, buf: Any, out: Any = None) -> Any:
+        chunk = ensure_contiguous_ndarray(buf).view(np.uint8)
+        if len(chunk) < 16 or int.from_bytes(chunk[12:16].tobytes(), "little") > len(chunk):
+            raise ValueError("it was cut short")
+        return unpack(self, buf, out)
+
+    blosc.Blosc.decode = decode

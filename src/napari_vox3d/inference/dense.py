@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from napari_vox3d.errors import InferenceError
-from napari_vox3d.inference.device import autocast, reusing_memory
+from napari_vox3d.inference.device import autocast
 from napari_vox3d.inference.tiled import Count, DensePass, Heartbeat, Tiling, add_by_class
 from napari_vox3d.inference.tiles import Box, MirrorImage, NetworkView, tiles
 from napari_vox3d.networks.cryoet_cnn import (
@@ -106,7 +106,7 @@ def score_cells(
     scores = np.zeros((len(classes), *(last - first)), np.float32)
     cells = -(-view.end // stride)  # a mirrored cell is again a cell if the view has whole ones
     images = [MirrorImage(view, axes, cells * stride) for axes in (_FLIPS if flips else _FLIPS[:1])]
-    with torch.inference_mode(), autocast(device, dtype), reusing_memory(device):
+    with torch.inference_mode(), autocast(device, dtype):
         for n, image in enumerate(images):
             begin = first.copy()
             for axis in image.axes:
@@ -145,7 +145,7 @@ class _WindowPass:
         self._classes = classes
         self._device = device
         edge = _TILE if device.type == "cpu" else _TILE_ON_GPU
-        self._tiling = Tiling(edge // self.stride, self.stride, device)
+        self._tiling = Tiling(3 * (edge // self.stride,), self.stride, device)
         self._reach = (WINDOW - 8) // self.stride  # feature cells of a window beyond its first
         self._corner = (self.stride - WINDOW) // 2  # voxel where the window of cell 0 begins
 
@@ -204,7 +204,7 @@ class _WindowPass:
 
     def _classify(self, features: Tensor, scores: NDArray[np.float32], advance: Count) -> None:
         """Add the probabilities of all windows that lie on the features to `scores`."""
-        for tile in tiles(scores.shape[1:], _SLAB):
+        for tile in tiles(scores.shape[1:], 3 * (_SLAB,)):
             below = [slice(part.start, part.stop + self._reach) for part in tile]
             logits = self._network.classify(features[(slice(None), *below)][None], self.stride)[0]
             add_by_class(scores[(slice(None), *tile)], logits.float().softmax(0), self._classes)

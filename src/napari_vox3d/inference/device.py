@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import os
-import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cache
@@ -17,10 +15,6 @@ from torch.nn import functional as F
 from napari_vox3d.errors import InferenceError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
-
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-_HIGHEST = 2**31 - 1  # bytes, all that an int of C holds
-_USUAL = 2**25  # bytes: where glibc's own adjustment ends
 
 
 def available_devices() -> list[str]:
@@ -111,37 +105,6 @@ def free_memory(device: str | torch.device = "cpu") -> None:
         torch.cuda.empty_cache()
     elif kind == "mps":
         torch.mps.empty_cache()
-
-
-@contextmanager
-def reusing_memory(device: str | torch.device) -> Iterator[None]:
-    """Let maps of a network on the processor take the memory that earlier ones gave back.
-
-    Otherwise glibc asks the system for new memory for each map beyond 32 MB, and clearing that can
-    take as long as convolving. Afterwards what is left over goes back to the system. It holds for
-    the whole process, and helps in its main thread: memory of other threads comes in small heaps.
-    Without glibc, or on another device, nothing changes.
-    """
-    libc = _glibc()
-    if libc is None or torch.device(device).type != "cpu":
-        yield
-        return
-    libc.mallopt(_M_MMAP_THRESHOLD, _HIGHEST)
-    libc.mallopt(_M_TRIM_THRESHOLD, _HIGHEST)
-    try:
-        yield
-    finally:
-        libc.mallopt(_M_MMAP_THRESHOLD, _USUAL)
-        libc.mallopt(_M_TRIM_THRESHOLD, 2 * _USUAL)
-        libc.malloc_trim(0)
-
-
-@cache
-def _glibc() -> ctypes.CDLL | None:
-    if not sys.platform.startswith("linux"):
-        return None
-    library = ctypes.CDLL(None)
-    return library if hasattr(library, "mallopt") and hasattr(library, "malloc_trim") else None
 
 
 @contextmanager

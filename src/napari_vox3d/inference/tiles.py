@@ -271,9 +271,22 @@ def _three(numbers: NDArray[np.floating]) -> tuple[float, float, float]:
     return z, y, x
 
 
-def tiles(shape: Sequence[int], edge: int) -> Iterator[Box]:
-    """Boxes of about the same size, at most `edge`³, that cover a grid once, last axis fastest."""
-    steps = [-(-n // -(-n // edge)) for n in shape]
+def tiles(shape: Sequence[int], edges: Sequence[int], unit: int = 1) -> Iterator[Box]:
+    """Boxes of about the same size that cover a grid once, last axis fastest.
+
+    Parameters
+    ----------
+    shape
+        Of the grid.
+    edges
+        Most places that a box may have along each axis.
+    unit
+        Boxes begin at multiples of this, where `edges` are multiples of it.
+    """
+    steps = []
+    for n, edge in zip(shape, edges, strict=True):
+        step = -(-n // -(-n // edge))
+        steps.append(min(-(-step // unit) * unit, edge))
     corners = product(*(range(0, n, step) for n, step in zip(shape, steps, strict=True)))
     for corner in corners:
         z, y, x = (slice(c, min(c + s, n)) for c, s, n in zip(corner, steps, shape, strict=True))

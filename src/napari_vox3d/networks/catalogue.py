@@ -53,6 +53,7 @@ class Architecture:
 
 
 _CONVOLUTIONS = {"blocks": ["C3"], "mixer_ratio": 1.0, "drop_path": 0.0}
+_DEEPER = {**_CONVOLUTIONS, "blocks": ["C3", "C3C3"]}  # coarser levels cost little
 _WINDOWS = {
     "blocks": ["C3L3"],
     "window": [4, 4, 4],
@@ -68,8 +69,8 @@ ARCHITECTURES = (
         title="U-Net",
         task="picking",
         network="DensePicker",
-        small={"backbone": "UNet", "channels": 12, "levels": 3, **_CONVOLUTIONS},
-        large={"backbone": "UNet", "channels": 32, "levels": 3, **_CONVOLUTIONS},
+        small={"backbone": "UNet", "channels": 12, "levels": 3, **_DEEPER},
+        large={"backbone": "UNet", "channels": 32, "levels": 3, **_DEEPER},
         about="Accurate and fast; the one to take if unsure.",
     ),
     Architecture(

@@ -51,6 +51,7 @@ def train_picker(
     size: Size = "small",
     classes: Sequence[ParticleClass] | None = None,
     labels: Labels = "all",
+    fine_tune: bool = True,
     contrast: ContrastChoice | None = None,
     minutes: float | None = None,
     steps: int | None = None,
@@ -94,6 +95,10 @@ def train_picker(
     labels
         ``"all"``: the examples tell all particles of these classes, other places are empty;
         ``"some"``: they tell some of them, as clicks do, five or more of each class.
+    fine_tune
+        Learn gently from a base, at 0.15 of the rate for random weights and with its statistics of
+        tomograms. False goes on at RATE of that rate and takes statistics anew, for those who have
+        data and time as for a network of its own.
     contrast
         How particles look in all tomograms: ``"dark"``, ``"bright"``, or ``"auto"``, which finds
         out for each. Default: as in those of the base; for a new network dark.
