@@ -114,7 +114,7 @@ def test_tiles_are_as_large_as_their_memory_allows(model, monkeypatch):
     monkeypatch.setattr(DensePicker, "forward", watched)
     monkeypatch.setattr(tiled, "_MEMORY", 0.4 * model.network().peak_bytes((16, 200, 332)))
     assert_alike(score_particles(volume, model, device="cpu"), whole)
-    assert seen == [(16, 132, 200), (16, 132, 196)] * 2  # less than 1 × 3 or 3 × 1 would see
+    assert seen == [(16, 132, 200), (16, 132, 196)] * 2
 
 
 def test_a_region_gives_the_same_scores_there(maps, tomogram, model):

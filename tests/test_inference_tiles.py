@@ -6,6 +6,7 @@ import pytest
 
 from napari_vox3d import Volume
 from napari_vox3d.errors import InferenceError
+from napari_vox3d.inference import tiles as module
 from napari_vox3d.inference.tiles import MirrorImage, NetworkView, Normalisation, tiles
 
 
@@ -33,6 +34,16 @@ def test_tiles_begin_at_multiples():
         product((0, 4), (0, 16), (0, 8))
     )
     assert {part.stop for _, part, _ in found} == {16, 30}
+
+
+@pytest.mark.parametrize("voxel_size", [3.3, 10.0, 17.0])
+def test_boxes_are_read_slab_by_slab(noise, voxel_size, monkeypatch):
+    view = NetworkView.of(volume(noise, voxel_size), 10, "robust")
+    start, stop = (-3, 2, -9), (view.shape[0] + 5, 6, view.shape[2] + 1)
+    whole = view.read(start, stop)
+    for voxels in (1, 1000):
+        monkeypatch.setattr(module, "_AT_A_TIME", voxels)
+        np.testing.assert_allclose(view.read(start, stop), whole, atol=1e-6)
 
 
 def test_robust_normalisation_withstands_gold(noise):

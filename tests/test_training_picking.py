@@ -282,6 +282,22 @@ def test_a_unet_finds_bright_balls_after_a_short_training():
     assert scores.mean_f > 0.9
 
 
+def test_going_on_learns_faster_than_fine_tuning_and_with_new_statistics(
+    example, without_thresholds
+):
+    base = train([example], network="unet", steps=1)
+    gently, on = (
+        state_of(train([example], base=base, steps=8, fine_tune=gentle)) for gentle in (True, False)
+    )
+    old = state_of(base)
+    for name, value in old.items():
+        if name.endswith("running_mean"):
+            assert torch.equal(gently[name], value)
+            assert not torch.equal(on[name], value)
+    stem = "stem.0.weight"
+    assert 0 < (gently[stem] - old[stem]).norm() < 0.6 * (on[stem] - old[stem]).norm()
+
+
 def test_the_output_of_a_new_class_learns_before_all_else(example, without_thresholds):
     base = train([example], network="unet", steps=1)
     volume, truth = bright_balls(0)

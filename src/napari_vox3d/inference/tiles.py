@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import product
+from math import prod
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ Contrast = Literal["dark", "bright"]
 _FARTHEST = 32.0  # times the voxel size: beyond, it is an error of a header
 _SAME_SIZE = 0.02  # voxel sizes that differ by less are taken as equal
 _SAMPLES = 500_000  # voxels that the statistics are taken from
+_AT_A_TIME = 2**25  # voxels of the tomogram that are read at a time
 _CLIP = 5.0  # normalised values beyond are cut off: gold, carbon
 
 
@@ -187,17 +189,27 @@ class NetworkView:
 
         Values that are not finite become the centre of the distribution.
         """
-        axes = [
-            _Axis.of(a, b, n, s)
-            for a, b, n, s in zip(start, stop, self.values.shape, self.spacing, strict=True)
+        lengths = zip(start, stop, self.values.shape, self.spacing, strict=True)
+        across, *along = (_Axis.of(*each) for each in lengths)
+        thick = stop[0] - start[0]
+        if isinstance(self.values, np.ndarray):  # chunks would be unpacked again for each slab
+            voxels = prod(axis.high - axis.low for axis in (across, *along))
+            thick = max(1, thick * _AT_A_TIME // max(1, voxels))
+        slabs = [
+            self._slab([across.part(first, first + thick), *along])
+            for first in range(0, stop[0] - start[0], thick)
         ]
+        return slabs[0] if len(slabs) == 1 else np.concatenate(slabs)
+
+    def _slab(self, axes: Sequence[_Axis]) -> NDArray[np.float32]:
         stored = np.asarray(self.values[tuple(slice(axis.low, axis.high) for axis in axes)])
         with np.errstate(over="ignore"):  # what float32 cannot hold is not finite then
             box: NDArray[np.float32] = stored.astype(np.float32)
         centre, width, clip = self.normalisation
-        np.subtract(box, np.float32(centre), out=box)
-        np.divide(box, np.float32(width), out=box)
-        np.nan_to_num(box, copy=False, nan=0.0, posinf=0.0, neginf=0.0)
+        box -= np.float32(centre)
+        box *= np.float32(1 / width)
+        if not (finite := np.isfinite(box)).all():
+            box[~finite] = 0
         np.clip(box, -clip, clip, out=box)
         for n, axis in enumerate(axes):
             box = axis.apply(box, n)
@@ -256,6 +268,13 @@ class _Axis(NamedTuple):
         folded = np.minimum(folded, 2 * length - 1 - folded)
         low = int(folded.min())
         return cls(low, int(folded.max()) + 1, folded - low, weights)
+
+    def part(self, first: int, last: int) -> _Axis:
+        """Some of the stretch, counted from its beginning."""
+        taps = self.taps[first:last]
+        low = int(taps.min())
+        return _Axis(self.low + low, self.low + int(taps.max()) + 1, taps - low,
+                     self.weights[first:last])  # fmt: skip
 
     def apply(self, box: NDArray[np.float32], axis: int) -> NDArray[np.float32]:
         if self.taps.shape[1] == 1:

@@ -38,6 +38,7 @@ _DEFAULT_VOXEL_SIZE = 10.0  # Å
 _DEFAULT_MINUTES = 10.0
 _FINE_TUNING = 0.15  # of the rate of learning from random weights
 _UNFAMILIAR = 0.5  # the same, where some particles of a new class are all there is
+_GOING_ON = 0.4  # the same, with as much data and time as the base had
 _FROZEN = 0.75  # share of the training after which the statistics stay what they are
 _WARM_UP = 0.05  # share of the training
 _HEAD_BATCHES, _HEAD_STEPS, _HEAD_RATE = 12, 150, 3e-2  # of a last layer that learns by itself
@@ -96,9 +97,9 @@ def train_picker(
         ``"all"``: the examples tell all particles of these classes, other places are empty;
         ``"some"``: they tell some of them, as clicks do, five or more of each class.
     fine_tune
-        Learn gently from a base, at 0.15 of the rate for random weights and with its statistics of
-        tomograms. False goes on at RATE of that rate and takes statistics anew, for those who have
-        data and time as for a network of its own.
+        Learn gently from a base, as suits few tomograms and minutes: at 0.15 of the rate for random
+        weights, and with the statistics of its layers as they are. False goes on at 0.4 of that
+        rate with new statistics, which wants as much as random weights do.
     contrast
         How particles look in all tomograms: ``"dark"``, ``"bright"``, or ``"auto"``, which finds
         out for each. Default: as in those of the base; for a new network dark.
@@ -164,7 +165,7 @@ def train_picker(
             if n % 5 != 4
         ]
     looks: Sequence[float] = ()
-    slower = 1.0 if start is None else _FINE_TUNING
+    slower = 1.0 if start is None else _FINE_TUNING if fine_tune else _GOING_ON
     with _own_randomness(seed):
         if start is None:
             chosen = find_architecture(network or "cryoet3dcnn", "picking")
@@ -195,6 +196,7 @@ def train_picker(
             minutes=_DEFAULT_MINUTES if minutes is None and steps is None else minutes,
             steps=steps,
             slower=slower,
+            anew=start is None or not fine_tune,
             seed=seed,
             progress=reports.tell,
             on_step=on_step,
@@ -264,11 +266,11 @@ def _fit(
     look: Callable[[], Sequence[Tomogram]] | None,
     looks: Sequence[float],
     slower: float,
+    anew: bool,
     seed: int,
     **calls: Any,
 ) -> int:
     """Train in place, and look at the tomograms anew now and then; gives the number of steps."""
-    fine_tuning = slower < 1
     rate = slower * form.rate
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
@@ -280,8 +282,8 @@ def _fit(
             rng = np.random.default_rng((seed, loop.done))
             torch.manual_seed(int(rng.integers(2**31)))  # dropout, the same after going on
             crops, targets = _batch(form, tomograms, outputs, rng)
-            # a base has statistics of more tomograms than there are now
-            form.normalise(not fine_tuning and share < _FROZEN, loop.done)
+            # a base has statistics of more tomograms than there are for fine tuning
+            form.normalise(anew and share < _FROZEN, loop.done)
             loss = focal_loss(form.by_class(crops.to(where)), targets.to(where))
             loop.descend(lambda: loss)  # noqa: B023 - called at once
             loop.report(loss.item())
