@@ -96,9 +96,22 @@ def test_a_new_class_starts_from_the_one_it_looks_like(volume, monkeypatch):
     assert not (new[1] == old[0]).all()
 
 
-def test_a_class_that_the_model_knows_needs_no_look(volume, monkeypatch):
-    monkeypatch.setattr(Unlabelled, "_found", None)
-    assert make(volume, picks_at(PLACES)).likeness(model(("b", "a"))) == {"a": "a"}
+@pytest.mark.parametrize(
+    ("name", "score", "bounded"), [("a", 0.97, 1), ("b", 0.97, 1), ("a", 0.6, 0)]
+)
+def test_a_model_that_finds_a_class_bounds_how_many_there_are(
+    volume, monkeypatch, name, score, bounded
+):
+    """What it found before it was trained on the clicks, by whatever name, is not too hopeful."""
+    before = picks_at(PLACES, np.r_[np.full(6, score), np.full(6, 0.2)])
+    all_ = picks_at(PLACES, np.full(12, 0.97), name)
+    known, kinds = picks_at(PLACES[:4], label=name), [KIND.model_copy(update={"name": name})]
+    alone, after = make(volume, known, kinds), make(volume, known, kinds)
+    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [before])
+    assert after.likeness(model(("b", "a")) if name == "a" else model()) == {name: "a"}
+    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [all_])
+    taken = [len(each.look(model())[0].particles.labels) for each in (after, alone)]
+    assert (taken[0] < taken[1]) == bounded
 
 
 @pytest.mark.parametrize(("name", "score", "looks"), [("a", 0, 1), ("b", 0.9, 1), ("b", 0.6, 0)])

@@ -15,7 +15,7 @@ from random weights, version 2 of ``cryoet3dcnn-simulated`` for 58 from its vers
 learnt for an hour. The versions in the package went on from these with ``--base``, which may have
 fewer cells than the network has now: the new ones change nothing at first. Versions 3 and 4 learnt
 for 52 and 66 minutes more as in fine tuning, and so did those of `CryoET3DCNN`, for 46 and 66.
-Version 5 (and 4) of the U-Net got a second cell on each level but the finest, and MINUTES minutes
+Version 5 (and 4) of the U-Net got a second cell on each level but the finest, and 85 minutes
 at a higher rate. All trainings but the last were begun as longer ones and shortened on the way,
 which made the rate of learning fall faster. What one network learns, RUN/unet-0-trained, is the
 base of the next.
@@ -47,6 +47,11 @@ from napari_vox3d.networks.cells import Cell
 from napari_vox3d.training.simulation import simulate_tomogram
 from napari_vox3d.training.thresholds import estimate_thresholds
 
+VERSIONS = {
+    "unet-simulated": "5",
+    "any-particle-simulated": "4",
+    "cryoet3dcnn-simulated": "4",
+}
 RECALL = 3.0  # weight of recall in F when thresholds are chosen: false picks are sorted out later
 ANY = ParticleClass(name="particle", radius=100, colour="#e69f00")
 PACKAGE = Path(vox.__file__).parent
@@ -193,7 +198,7 @@ def with_figures(model: Model, title: str, plain: Tests, strange: Tests, *, went
         update={
             "title": f"{title}, simulated data",
             "default": title == "U-Net",
-            "version": "4" if len(kinds) > 1 else "3",
+            "version": VERSIONS[model.card.name],
             "training": f"{COUNT} simulated tomograms, every fifth of them for the thresholds, "
             "from rigid polnet 10 Å templates (Apache-2.0): 6pxm, 1f4a, 6qzp, 7n4y, 8tux and nine "
             "other proteins, vesicles, gold and carbon; tilts to 48–66° in 2 or 3° steps, CTF "

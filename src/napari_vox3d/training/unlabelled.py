@@ -13,6 +13,7 @@ judge its confidence.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,24 +104,28 @@ class Unlabelled:
     def likeness(self, start: Model) -> dict[str, str]:
         """Class of a model that each class may start from: that of its name, or one much alike.
 
-        Sets `familiar`.
+        Sets `familiar`, and bounds how many particles there are of classes that the model knows as
+        well as that: it has learnt from more than clicks.
         """
-        known = {kind.name for kind in start.card.classes}
-        alike = {kind.name: kind.name for kind in self.kinds if kind.name in known}
+        known = [kind.name for kind in start.card.classes]
+        found = self._found(start)
+        unseen = [Picks.concatenate(both) for both in zip(self._learnt, self._judges, strict=True)]
+        alike = {}
         self.familiar = True
-        if len(alike) < len(self.kinds):
-            found = self._found(start)
-            for kind in self.kinds:
-                if kind.name in known:
-                    continue
-                seen = {
-                    name: self._mean_score([picks.of_class(name) for picks in found], kind)
-                    for name in known
-                }
-                best = max(seen, key=lambda name: seen[name])
-                if seen[best] > _ALIKE:
-                    alike[kind.name] = best
-                self.familiar &= seen[best] > _FAMILIAR
+        for kind in self.kinds:
+            seen = {
+                name: self._mean_score([picks.of_class(name) for picks in found], kind)
+                for name in known
+            }
+            best = kind.name if kind.name in seen else max(seen, key=lambda name: seen[name])
+            if best == kind.name or seen[best] > _ALIKE:
+                alike[kind.name] = best
+            self.familiar &= best == kind.name or seen[best] > _FAMILIAR
+            if seen[best] > _FAMILIAR:
+                own = [_named(picks.of_class(best), kind.name) for picks in found]
+                others = Confidence.of(own, unseen, kind).expected
+                judging = sum(len(picks.of_class(kind.name)) for picks in self._judges)
+                self._most[kind.name] = others + judging
         return alike
 
     def look(self, model: Model) -> list[Tomogram]:
@@ -229,6 +234,10 @@ def region_of(volume: Volume, picks: Picks, voxel_size: float) -> Box:
     start = np.clip(np.rint(middle - size / 2).astype(int), 0, shape - size)
     z, y, x = (slice(int(a), int(a + n)) for a, n in zip(start, size, strict=True))
     return z, y, x
+
+
+def _named(picks: Picks, name: str) -> Picks:
+    return replace(picks, labels=np.full(len(picks), name))
 
 
 def _in_view(view: NetworkView, region: Box) -> Box:
