@@ -381,8 +381,9 @@ def test_cancelling_in_the_midst_of_a_file_leaves_nothing(tmp_path):
 
 @pytest.mark.slow
 def test_processes_do_the_same_as_this_one(tomograms, tmp_path):
-    here = vox.pick_files(tomograms, tmp_path / "here", threshold=0.0)
-    there = vox.pick_files(tomograms, tmp_path / "there", threshold=0.0, jobs=2)
+    options = {"threshold": 0.0, "precision": "float32"}
+    here = vox.pick_files(tomograms, tmp_path / "here", **options)
+    there = vox.pick_files(tomograms, tmp_path / "there", **options, jobs=2)
     assert states(here) == states(there) == ["done", "failed", "done"]
     assert [o.count for o in here] == [o.count for o in there]
     assert here[1].problem == there[1].problem

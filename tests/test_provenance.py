@@ -136,7 +136,7 @@ def test_picks_say_how_to_get_them_again(tomogram, settings):
 
 
 def test_a_script_runs_in_a_fresh_python(tomogram, settings):
-    picks = vox.pick_particles(tomogram, **settings)
+    picks = vox.pick_particles(tomogram, **settings, precision="float32")
     Path("again.py").write_text(Run.from_metadata(picks.metadata).as_script())
     subprocess.run([sys.executable, "again.py"], check=True)
     vox.write_picks("expected.star", picks)
