@@ -76,7 +76,7 @@ def main() -> None:
         kinds, base = list(CLASSES.values()), options.base or "cryoet3dcnn-simulated"
     else:
         kinds = all_classes(options.templates)
-        base = None if options.base is None else grown(vox.load_model(options.base), options)
+        base = options.base and grown(vox.load_model(options.base), options.network)
     model = fit(options, examples, kinds, base)
     made = list(models_of(model, options.network, examples[4::5]))
     plain = unseen(options.templates, cache, **PLAIN)
@@ -130,21 +130,21 @@ def fit(
     return vox.load_model(folder)
 
 
-def grown(model: Model, options: argparse.Namespace) -> Model:
+def grown(model: Model, network: str) -> Model:
     """Model that computes the same with all the cells that its kind of network has now."""
-    arguments = find_architecture(options.network, "picking").arguments("small")
+    arguments = find_architecture(network, "picking").arguments("small")
     spec = model.card.network
     spec = spec.model_copy(update={"arguments": {**spec.arguments, **arguments}})
     known = model.network().state_dict()
-    network = build(spec.name, **spec.arguments)
-    network.load_state_dict(known, strict=False)
+    deeper = build(spec.name, **spec.arguments)
+    deeper.load_state_dict(known, strict=False)
     with torch.no_grad():
-        for name, cell in network.named_modules():
+        for name, cell in deeper.named_modules():
             if isinstance(cell, Cell) and f"{name}.norm1.weight" not in known:
                 for layer in (cell.norm1, cell.attention.norm, list(cell.mixer.children())[-1]):
                     layer.weight.zero_()
                     layer.bias.zero_()
-    return Model(model.card.model_copy(update={"network": spec}), network.state_dict())
+    return Model(model.card.model_copy(update={"network": spec}), deeper.state_dict())
 
 
 def models_of(

@@ -262,9 +262,9 @@ class PredictELF(QWidget):
         for layer in (source, before):
             if isinstance(layer, Image):
                 layer.visible = False  # two volumes in one place cannot be told apart in 3D
-        for atoms in structure:
+        for part in structure:
             yield
-            layers.append(Layer.create(*atoms))
+            layers.append(Layer.create(*part))
         self.explore.show()
 
     def _tell(self, title: str, started: float, elf: Volume, bands: Sequence[Volume]) -> None:

@@ -276,22 +276,23 @@ class RunControl(QWidget):
         shown = job.error is None and not job.cancelled
         self._show_result(_steps(then, job.result) if shown else iter(()))
 
-    def _show_result(self, steps: Iterator[None]) -> None:
+    def _show_result(self, steps: Iterator[bool]) -> None:
         """Take the next of the steps that show a result, the others when the window has painted."""
-        self._showing = False
         if not isalive(self):
             return
-        for _ in steps:
-            self._showing = True
+        self._showing = next(steps, False)
+        if self._showing:
             QTimer.singleShot(0, partial(self._show_result, steps))
-            return
-        self.button.setEnabled(True)
-        self.ended.emit()
+        else:
+            self.button.setEnabled(True)
+            self.ended.emit()
 
 
-def _steps(then: Callable[[Any], Iterator[None] | None], result: Any) -> Iterator[None]:
+def _steps(then: Callable[[Any], Iterator[None] | None], result: Any) -> Iterator[bool]:
+    """Show a result; gives True wherever that pauses."""
     try:
-        yield from then(result) or ()
+        for _ in then(result) or ():
+            yield True
     except (Vox3dError, MemoryError) as error:
         show_problem(error)
 
