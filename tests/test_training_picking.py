@@ -68,6 +68,22 @@ def test_folded_normalisation_changes_nothing():
     np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
+@pytest.mark.parametrize("network", ["unet", "cryoet3dcnn"])
+def test_convolutions_run_in_bfloat16_where_that_is_faster(
+    example, without_thresholds, monkeypatch, network
+):
+    losses = {torch.float32: [], torch.bfloat16: []}
+    for half, seen in losses.items():
+        monkeypatch.setattr(picking, "choose_precision", lambda *_, half=half: half)
+        model = train(
+            [example], network=network, on_step=lambda _, loss, seen=seen: seen.append(loss)
+        )
+        assert all(v.dtype != torch.bfloat16 for v in state_of(model).values())
+    full, half = losses.values()
+    assert half != full
+    np.testing.assert_allclose(half, full, rtol=0.1)
+
+
 def test_training_gives_a_model_with_an_honest_card(example, tmp_path):
     reports = []
     model = train([example], name="mine", progress=lambda *r: reports.append(r))

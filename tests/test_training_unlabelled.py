@@ -114,6 +114,16 @@ def test_a_model_that_finds_a_class_bounds_how_many_there_are(
     assert (taken[0] < taken[1]) == bounded
 
 
+def test_a_model_that_was_trained_on_the_clicks_is_not_taken_at_its_word(volume, monkeypatch):
+    """It is surer of them than of the others, of which there are seven with the judge."""
+    scores = np.r_[0.99, 0.9, 0.99, 0.99, np.full(6, 0.9), 0.1, 0.1]
+    unlabelled = make(volume, picks_at(PLACES[:4]))
+    monkeypatch.setattr(Unlabelled, "_found", lambda *_: [picks_at(PLACES, scores)])
+    unlabelled.likeness(model())
+    (tomogram,) = unlabelled.look(model())
+    assert sorted(places_of(tomogram.particles)) == [20 + 12 * n for n in range(10)]
+
+
 @pytest.mark.parametrize(("name", "score", "looks"), [("a", 0, 1), ("b", 0.9, 1), ("b", 0.6, 0)])
 def test_a_model_looks_at_once_for_what_it_knows(volume, monkeypatch, name, score, looks):
     seen = []

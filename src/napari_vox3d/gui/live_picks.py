@@ -214,7 +214,8 @@ def _content(layer: Points) -> tuple[Any, ...]:
 def replace_points(layer: Points, data: Any, options: dict[str, Any]) -> None:
     """Let a layer show other points, as `picks_layer` describes them."""
     layer.selected_data = set()
-    layer.face_color = "white"  # a colour by feature cannot be extended from no points at all
+    if not len(layer.data):
+        layer.face_color = "white"  # a colour by feature cannot be extended from no points at all
     layer.data = data
     layer.features = options["features"]
     layer.size = options["size"]

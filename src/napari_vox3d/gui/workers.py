@@ -189,6 +189,11 @@ class RunControl(QWidget):
         return self._job is not None or self._showing
 
     @property
+    def showing(self) -> bool:
+        """True between the steps of showing a result."""
+        return self._showing
+
+    @property
     def cancelling(self) -> bool:
         """True while a job was asked to stop and has not yet."""
         return self._job is not None and self._job.cancelled

@@ -41,6 +41,7 @@ def pooled_convolution(volume: Tensor, weight: Tensor) -> Tensor:
 
 class _PooledConvolution(torch.autograd.Function):
     @staticmethod
+    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, volume: Tensor, weight: Tensor) -> Tensor:
         cells = [n // 2 for n in volume.shape[2:]]
         around = F.pad(volume[:, 0], (1,) * 6)
@@ -56,6 +57,7 @@ class _PooledConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         around, largest, kernels = ctx.saved_tensors
         gradient = gradient.movedim(1, -1).reshape(largest.shape)

@@ -66,12 +66,8 @@ class TrainingForm(nn.Module, ABC):
     groups: Sequence[Sequence[int]]
     fresh: bool = False
 
-    def by_class(self, crops: Tensor) -> Tensor:
-        """Logits (B, classes and background, d, h, w) of the cells of crops."""
-        return self.grouped(self(crops))
-
     def grouped(self, logits: Tensor) -> Tensor:
-        """Logits of the classes and the background from those of all outputs."""
+        """Logits (B, classes and background, d, h, w) from those of all outputs."""
         taken = {output for group in self.groups for output in group}
         background = [output for output in range(logits.shape[1]) if output not in taken]
         if len(background) == 1 and all(len(group) == 1 for group in self.groups):

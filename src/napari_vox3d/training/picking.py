@@ -15,7 +15,7 @@ from torch import Tensor
 
 from napari_vox3d.errors import Vox3dError
 from napari_vox3d.inference.contrast import ContrastChoice, contrast_of
-from napari_vox3d.inference.device import choose_device
+from napari_vox3d.inference.device import autocast, choose_device, choose_precision
 from napari_vox3d.inference.tiles import Contrast
 from napari_vox3d.models import Model, ModelCard, ParticleClass, PickingInput, load_model
 from napari_vox3d.networks.catalogue import Size, find_architecture
@@ -107,7 +107,8 @@ def train_picker(
         How long to train, whichever ends first; without either 10 minutes. The learning rate
         falls to zero by then.
     device
-        As for `score_particles`.
+        As for `score_particles`. Convolutions run in bfloat16 where that is faster, see
+        `napari_vox3d.inference.device.choose_precision`.
     seed
         The same seed and number of steps give the same model on one machine.
     progress
@@ -274,6 +275,7 @@ def _fit(
     rate = slower * form.rate
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
+    half = choose_precision("auto", where)
     with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
         for share in loop:
             if look is not None and looks and share >= looks[0]:
@@ -284,7 +286,9 @@ def _fit(
             crops, targets = _batch(form, tomograms, outputs, rng)
             # a base has statistics of more tomograms than there are for fine tuning
             form.normalise(anew and share < _FROZEN, loop.done)
-            loss = focal_loss(form.by_class(crops.to(where)), targets.to(where))
+            with autocast(where, half):
+                logits = form(crops.to(where))
+            loss = focal_loss(form.grouped(logits.float()), targets.to(where))
             loop.descend(lambda: loss)  # noqa: B023 - called at once
             loop.report(loss.item())
     return loop.done

@@ -105,27 +105,26 @@ class Unlabelled:
         """Class of a model that each class may start from: that of its name, or one much alike.
 
         Sets `familiar`, and bounds how many particles there are of classes that the model knows as
-        well as that: it has learnt from more than clicks.
+        well as that: it has learnt from more than these clicks. If it was trained on them too, the
+        judges, which it was not shown, tell how sure it is of others.
         """
         known = [kind.name for kind in start.card.classes]
         found = self._found(start)
-        unseen = [Picks.concatenate(both) for both in zip(self._learnt, self._judges, strict=True)]
         alike = {}
         self.familiar = True
         for kind in self.kinds:
-            seen = {
+            scores = {
                 name: self._mean_score([picks.of_class(name) for picks in found], kind)
                 for name in known
             }
-            best = kind.name if kind.name in seen else max(seen, key=lambda name: seen[name])
-            if best == kind.name or seen[best] > _ALIKE:
+            best = kind.name if kind.name in scores else max(scores, key=lambda name: scores[name])
+            if best == kind.name or scores[best] > _ALIKE:
                 alike[kind.name] = best
-            self.familiar &= best == kind.name or seen[best] > _FAMILIAR
-            if seen[best] > _FAMILIAR:
+            self.familiar &= best == kind.name or scores[best] > _FAMILIAR
+            if scores[best] > _FAMILIAR:
                 own = [_named(picks.of_class(best), kind.name) for picks in found]
-                others = Confidence.of(own, unseen, kind).expected
-                judging = sum(len(picks.of_class(kind.name)) for picks in self._judges)
-                self._most[kind.name] = others + judging
+                seen = Confidence.of(own, self._learnt, kind, self._judges)
+                self._most[kind.name] = seen.expected
         return alike
 
     def look(self, model: Model) -> list[Tomogram]:
