@@ -36,12 +36,12 @@ def pooled_convolution(volume: Tensor, weight: Tensor) -> Tensor:
     Tensor
         (B, channels, D / 2, H / 2, W / 2); channels lie last in memory.
     """
-    return _PooledConvolution.apply(volume, weight)
+    with torch.autocast("cpu", enabled=False):  # its sums are written into float32
+        return _PooledConvolution.apply(volume, weight)
 
 
 class _PooledConvolution(torch.autograd.Function):
     @staticmethod
-    @torch.amp.custom_fwd(device_type="cpu", cast_inputs=torch.float32)
     def forward(ctx: Any, volume: Tensor, weight: Tensor) -> Tensor:
         cells = [n // 2 for n in volume.shape[2:]]
         around = F.pad(volume[:, 0], (1,) * 6)
@@ -57,7 +57,6 @@ class _PooledConvolution(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    @torch.amp.custom_bwd(device_type="cpu")
     def backward(ctx: Any, gradient: Tensor) -> tuple[None, Tensor]:
         around, largest, kernels = ctx.saved_tensors
         gradient = gradient.movedim(1, -1).reshape(largest.shape)
