@@ -323,12 +323,21 @@ def test_the_higher_of_two_near_peaks_of_a_class_stays():
     assert near.positions[0, 2] == pytest.approx(2 * 40 + 15, abs=1)
 
 
-def test_the_surer_class_wins_a_place_within_the_smaller_radius():
+@pytest.mark.parametrize(
+    ("radius", "found"),
+    [(62.0, ["large"]), (75.0, ["large", "small"]), (120.0, ["small"])],
+)
+def test_the_likelier_class_wins_a_place_within_the_smaller_radius(radius, found):
+    """Odds of 4 for the large one, over its volume, against 1.5; both where these are alike."""
     small, large = bell((4, 4, 4), height=0.6), bell((4, 4, 5), height=0.8)
-    scores = [score_map(small), score_map(large, "large", 150.0)]
-    assert find_particles(scores).counts() == {"large": 1}
-    apart = [score_map(small), score_map(bell((4, 4, 6.5), height=0.8), "large", 150.0)]
-    assert find_particles(apart).counts() == {"large": 1, "small": 1}
+    picks = find_particles([score_map(small), score_map(large, "large", radius)])
+    assert picks.labels.tolist() == found
+
+
+def test_two_classes_stay_a_radius_apart():
+    small, large = bell((4, 4, 4), height=0.6), bell((4, 4, 6.5), height=0.8)
+    picks = find_particles([score_map(small), score_map(large, "large", 150.0)])
+    assert picks.counts() == {"large": 1, "small": 1}
 
 
 def test_a_suppressed_peak_suppresses_nothing():

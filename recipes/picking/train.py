@@ -2,7 +2,8 @@
 
     python recipes/picking/train.py TEMPLATES RUN --network unet --minutes 50 [--ship]
     python recipes/picking/train.py TEMPLATES RUN --network cryoet3dcnn --minutes 58 [--ship]
-    python recipes/picking/train.py TEMPLATES RUN --minutes 52 --base FOLDER [--ship]
+    python recipes/picking/train.py TEMPLATES RUN --minutes 50 --base FOLDER --seed 1
+    python recipes/picking/train.py TEMPLATES RUN --mean FOLDER FOLDER FOLDER [--ship]
 
 TEMPLATES and the tomograms to learn from, kept in RUN/tomograms, are those of `tomograms.py`.
 A U-Net learns to tell eleven proteins and the background apart. Two models are made of it:
@@ -16,9 +17,10 @@ learnt for an hour. The versions in the package went on from these with ``--base
 fewer cells than the network has now: the new ones change nothing at first. Versions 3 and 4 learnt
 for 52 and 66 minutes more as in fine tuning, and so did those of `CryoET3DCNN`, for 46 and 66.
 Version 5 (and 4) of the U-Net got a second cell on each level but the finest, and 85 minutes
-at a higher rate. All trainings but the last were begun as longer ones and shortened on the way,
-which made the rate of learning fall faster. What one network learns, RUN/unet-0-trained, is the
-base of the next.
+at a higher rate. Version 6 (and 5) is the mean of three that went on from it for 50 minutes each,
+with other seeds. All trainings but that of version 5 were begun as longer ones and shortened on the
+way, which made the rate of learning fall faster. What one network learns, RUN/unet-0-trained, is
+the base of the next.
 
 RUN keeps checkpoints, so that an interrupted run goes on where it was, and the models. Minutes are
 those of one processor core. With --ship models and sample tomogram are put into the package.
@@ -48,8 +50,8 @@ from napari_vox3d.training.simulation import simulate_tomogram
 from napari_vox3d.training.thresholds import estimate_thresholds
 
 VERSIONS = {
-    "unet-simulated": "5",
-    "any-particle-simulated": "4",
+    "unet-simulated": "6",
+    "any-particle-simulated": "5",
     "cryoet3dcnn-simulated": "4",
 }
 RECALL = 3.0  # weight of recall in F when thresholds are chosen: false picks are sorted out later
@@ -66,6 +68,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=45)
     parser.add_argument("--base", type=Path, help="folder of a model to go on from")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--mean", type=Path, nargs="+", help="models, trained from one base")
     parser.add_argument("--ship", action="store_true")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -77,12 +80,15 @@ def main() -> None:
     else:
         kinds = all_classes(options.templates)
         base = options.base and grown(vox.load_model(options.base), options.network)
-    model = fit(options, examples, kinds, base)
+    if options.mean:
+        model = mean_of([vox.load_model(folder) for folder in options.mean])
+    else:
+        model = fit(options, examples, kinds, base)
     made = list(models_of(model, options.network, examples[4::5]))
     plain = unseen(options.templates, cache, **PLAIN)
     strange = unseen(options.templates, cache, 6100, **STRANGE)
     for model, title in made:
-        described = with_figures(model, title, plain, strange, went_on=base is not None)
+        described = with_figures(model, title, plain, strange, went_on=bool(base or options.mean))
         described.save(options.run / f"{model.card.name}-{options.seed}")
         for table in described.card.metrics:
             print(table.data, *table.rows, sep="\n", flush=True)
@@ -145,6 +151,19 @@ def grown(model: Model, network: str) -> Model:
                     layer.weight.zero_()
                     layer.bias.zero_()
     return Model(model.card.model_copy(update={"network": spec}), deeper.state_dict())
+
+
+def mean_of(models: Sequence[Model]) -> Model:
+    """Model of the mean parameters of some that went on from one base: better than each of them.
+
+    Wortsman et al. (2022), Model soups, https://arxiv.org/abs/2203.05482.
+    """
+    states = [model.network().state_dict() for model in models]
+    mean = {name: torch.stack([state[name].double() for state in states]).mean(0).to(value.dtype)
+            for name, value in states[0].items()}  # fmt: skip
+    card = models[0].card
+    about = f"Mean of {len(models)} trainings with other seeds, each of {card.training}"
+    return Model(card.model_copy(update={"training": about}), mean)
 
 
 def models_of(

@@ -12,7 +12,7 @@ import numpy as np
 
 from napari_vox3d.errors import InferenceError, ModelError
 from napari_vox3d.inference.contrast import ContrastChoice, contrast_of
-from napari_vox3d.inference.peaks import find_peaks, keep_highest
+from napari_vox3d.inference.peaks import claims, find_peaks, keep_likeliest
 from napari_vox3d.inference.tiles import Box, NetworkView
 from napari_vox3d.models import Model, PickingInput, load_model
 from napari_vox3d.picks import Picks
@@ -177,8 +177,9 @@ def find_particles(
     A peak is at least as high as its 26 neighbours and as the threshold. Its place is refined
     between the grid points: by parabolas through the logits, or, where particles are many cells
     large, so that their peaks are flat, by the centre of mass of the scores around. Of two peaks
-    of one class nearer than `min_distance` the higher stays; likewise of two classes within the
-    smaller of their radii.
+    of one class nearer than `min_distance` the higher stays. Of two classes within the smaller of
+    their radii the likelier stays, and the other one too if its odds are at least half as high: a
+    place in doubt is picked for both. Odds are over the volume of a particle, see `peaks.claims`.
 
     Parameters
     ----------
@@ -223,12 +224,14 @@ def find_particles(
     reach = score_maps[0].voxel_size / 2
     near = ((positions >= low - reach) & (positions <= high + reach)).all(axis=1)
     positions = np.clip(positions, low, high - voxel_size)
-    order = np.flatnonzero(near)
-    order = order[np.argsort(-values[order], kind="stable")]
     radii = np.array([score.metadata["radius"] for score in score_maps])
+    claimed = claims(values, radii[kinds])
+    order = np.lexsort((-values, -claimed))
+    order = order[near[order]]
     limits = np.minimum(radii[:, None], radii)
     np.fill_diagonal(limits, [_setting(min_distance, s, "min_distance") for s in score_maps])
-    order = order[keep_highest(positions[order], kinds[order], limits)]
+    order = order[keep_likeliest(positions[order], kinds[order], claimed[order], limits)]
+    order = order[np.argsort(-values[order], kind="stable")]
     names = np.array([score.name for score in score_maps])
     return Picks(
         positions[order],
