@@ -325,10 +325,10 @@ def test_the_higher_of_two_near_peaks_of_a_class_stays():
 
 @pytest.mark.parametrize(
     ("radius", "found"),
-    [(62.0, ["large"]), (75.0, ["large", "small"]), (120.0, ["small"])],
+    [(62.0, ["large"]), (75.0, ["large", "small"]), (150.0, ["small"])],
 )
 def test_the_likelier_class_wins_a_place_within_the_smaller_radius(radius, found):
-    """Odds of 4 for the large one, over its volume, against 1.5; both where these are alike."""
+    """Odds of 4 for the large one, over its squared radius, against 1.5; both if alike."""
     small, large = bell((4, 4, 4), height=0.6), bell((4, 4, 5), height=0.8)
     picks = find_particles([score_map(small), score_map(large, "large", radius)])
     assert picks.labels.tolist() == found

@@ -88,12 +88,13 @@ def _logit(probability: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def claims(scores: NDArray[np.float32], radii: NDArray[np.float64]) -> NDArray[np.float64]:
-    """How strongly peaks of different classes claim a place: their log odds for one volume.
+    """How strongly peaks of different classes claim a place: log odds over the squared radius.
 
-    Networks learn from voxels, of which a particle of twice the radius has eight times as many:
-    where they cannot tell two classes, they would always say the larger one.
+    Networks learn from voxels, of which large particles have more: where they cannot tell two
+    classes, they say the larger one. Exponents from 1 to 3 did alike on simulated tomograms, and all
+    better than none.
     """
-    return _logit(scores) - 3 * np.log(radii)
+    return _logit(scores) - 2 * np.log(radii)
 
 
 def keep_likeliest(

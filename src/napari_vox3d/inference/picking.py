@@ -179,7 +179,7 @@ def find_particles(
     large, so that their peaks are flat, by the centre of mass of the scores around. Of two peaks
     of one class nearer than `min_distance` the higher stays. Of two classes within the smaller of
     their radii the likelier stays, and the other one too if its odds are at least half as high: a
-    place in doubt is picked for both. Odds are over the volume of a particle, see `peaks.claims`.
+    place in doubt is picked for both. Odds are over the squared radius, see `peaks.claims`.
 
     Parameters
     ----------
