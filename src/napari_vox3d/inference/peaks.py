@@ -91,7 +91,7 @@ def claims(scores: NDArray[np.float32], radii: NDArray[np.float64]) -> NDArray[n
     """How strongly peaks of different classes claim a place: log odds over the squared radius.
 
     Networks learn from voxels, of which large particles have more: where they cannot tell two
-    classes, they say the larger one. Exponents from 1 to 3 did alike on simulated tomograms, and all
+    classes, they say the larger one. On simulated tomograms exponents from 1 to 3 did alike, and
     better than none.
     """
     return _logit(scores) - 2 * np.log(radii)
