@@ -77,7 +77,7 @@ def pick_particles() -> None:
         save(viewer, "pick_particles")
         threshold = next(row.threshold for row in widget._rows if row.kind.name == "thyroglobulin")
         suggested = threshold.value
-        threshold.value = 0.8
+        threshold.value = 0.9
         settle()
         save(viewer, "picking_threshold", part=widget)
         threshold.value = suggested
@@ -89,17 +89,13 @@ def pick_particles() -> None:
 
 
 def correct(viewer: napari.Viewer) -> None:
-    """Add a particle that was missed and delete a wrong pick, as a reader does by hand."""
+    """Select a wrong pick, to be deleted, as a reader does by hand."""
     picks, truth = viewer.layers["simulated_tomogram picks"], viewer.layers["true particles"]
-    kinds = truth.features["class"].to_numpy(object)
-    nearest, _ = cKDTree(picks.data).query(truth.data)
-    missed = int(np.argmax(nearest / truth.size))
-    viewer.dims.set_point(0, truth.data_to_world(truth.data[missed])[0])
-    same = np.flatnonzero(picks.features["class"].to_numpy(object) == kinds[missed])
-    picks.selected_data = {int(same[0])}  # a new point takes after the one selected last
-    picks.selected_data = set()
-    picks.add(truth.data[missed])
-    picks.mode = "add"
+    nearest, _ = cKDTree(truth.data).query(picks.data)
+    wrong = int(np.argmax(nearest))
+    viewer.dims.set_point(0, picks.data_to_world(picks.data[wrong])[0])
+    picks.mode = "select"
+    picks.selected_data = {wrong}
     settle()
 
 
