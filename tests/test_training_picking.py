@@ -201,7 +201,7 @@ def test_outputs_of_a_class_count_together(example):
     form.eval()
     with torch.no_grad():
         torch.testing.assert_close(
-            form.by_class(crops).softmax(1)[:, 0], form(crops).softmax(1)[:, :2].sum(1)
+            form.grouped(form(crops)).softmax(1)[:, 0], form(crops).softmax(1)[:, :2].sum(1)
         )
     alike = Picks(example[1].positions, "any", radii=60.0)
     tuned = train([(example[0], alike)], base=both, steps=1)
