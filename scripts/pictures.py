@@ -96,6 +96,7 @@ def correct(viewer: napari.Viewer) -> None:
     viewer.dims.set_point(0, picks.data_to_world(picks.data[wrong])[0])
     picks.mode = "select"
     picks.selected_data = {wrong}
+    viewer.reset_view()
     settle()
 
 
