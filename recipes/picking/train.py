@@ -2,7 +2,7 @@
 
     python recipes/picking/train.py TEMPLATES RUN --network unet --minutes 50 [--ship]
     python recipes/picking/train.py TEMPLATES RUN --network cryoet3dcnn --minutes 58 [--ship]
-    python recipes/picking/train.py TEMPLATES RUN --minutes 50 --base FOLDER --seed 1
+    python recipes/picking/train.py TEMPLATES RUN --minutes 50 --base FOLDER --seed 1 [--ship]
 
 TEMPLATES and the tomograms to learn from, kept in RUN/tomograms, are those of `tomograms.py`.
 A U-Net learns to tell eleven proteins and the background apart. Two models are made of it:

@@ -100,7 +100,7 @@ def claims(scores: NDArray[np.float32], radii: NDArray[np.float64]) -> NDArray[n
 def keep_likeliest(
     positions: NDArray[np.float64],
     kinds: NDArray[np.intp],
-    claims: NDArray[np.float64],
+    claimed: NDArray[np.float64],
     limits: NDArray[np.float64],
 ) -> NDArray[np.bool_]:
     """Which of the points, given by falling claim, stay (greedy); `limits` in Å by classes.
@@ -115,7 +115,7 @@ def keep_likeliest(
     likelier, other = pairs.T
     distances = np.linalg.norm(positions[likelier] - positions[other], axis=1)
     near = distances < limits[kinds[likelier], kinds[other]]
-    doubtful = (kinds[likelier] != kinds[other]) & (claims[likelier] - claims[other] <= _DOUBT)
+    doubtful = (kinds[likelier] != kinds[other]) & (claimed[likelier] - claimed[other] <= _DOUBT)
     pairs = pairs[near & ~doubtful]
     for first, second in pairs[np.argsort(pairs[:, 0], kind="stable")].tolist():
         if keep[first]:

@@ -275,7 +275,7 @@ def _fit(
     rate = slower * form.rate
     optimizer = torch.optim.AdamW(form.parameters(), lr=rate, weight_decay=1e-3, eps=1e-7)
     where = next(form.parameters()).device
-    half = choose_precision("auto", where)
+    dtype = choose_precision("auto", where)
     with TrainingLoop(form, optimizer, _schedule, rate=rate, seed=seed, **calls) as loop:
         for share in loop:
             if look is not None and looks and share >= looks[0]:
@@ -286,7 +286,7 @@ def _fit(
             crops, targets = _batch(form, tomograms, outputs, rng)
             # a base has statistics of more tomograms than there are for fine tuning
             form.normalise(anew and share < _FROZEN, loop.done)
-            with autocast(where, half):
+            with autocast(where, dtype):
                 logits = form(crops.to(where))
             loss = focal_loss(form.grouped(logits.float()), targets.to(where))
             loop.descend(lambda: loss)  # noqa: B023 - called at once
