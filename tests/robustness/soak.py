@@ -23,6 +23,7 @@ import pytest
 from worker import peak, reset_peak
 
 HANGS = 20.0  # seconds of the processor without an answer
+STARTS = 120.0  # seconds of the processor to import all and to make the files
 SILENT = 600.0  # seconds of the clock, be the machine ever so busy
 WORKER = Path(__file__).with_name("worker.py")
 LONG = "VOX3D_SOAK"  # in the environment: tests take their time
@@ -44,7 +45,7 @@ class Worker:
         self._complaints = []
         threading.Thread(target=self._listen, daemon=True).start()
         threading.Thread(target=self._overhear, daemon=True).start()
-        self.formats = self.answer()["ready"]
+        self.formats = self.answer(STARTS)["ready"]
 
     def _listen(self):
         for line in self.process.stdout:
@@ -56,20 +57,20 @@ class Worker:
         for line in self.process.stderr:
             self._complaints = [*self._complaints[-40:], line]
 
-    def answer(self):
+    def answer(self, most=HANGS):
         """Give the next thing it says; None if it has ended.
 
         Raises
         ------
         TimeoutError
-            If it works, or waits, for too long.
+            If it works for more than `most` seconds, or waits for too long.
         """
         began, worked = time.monotonic(), self._work()
         while True:
             with suppress(queue.Empty):
                 answer = self._answers.get(timeout=5)
                 break
-            if self._work() - worked > HANGS or time.monotonic() - began > SILENT:
+            if self._work() - worked > most or time.monotonic() - began > SILENT:
                 raise TimeoutError
         if answer is None and not hasattr(self, "formats"):
             raise RuntimeError("".join(self._complaints))
