@@ -50,6 +50,13 @@ def test_result_is_an_elf_on_the_cell(model):
     assert elf.metadata["provenance"]["input"] == "superposed atomic densities"
 
 
+@pytest.mark.parametrize("name", ["flat-resnet-small", "ckconv"])
+def test_half_the_bits_move_a_trained_elf_by_less_than_a_hundredth(name):
+    exact = vox.predict_elf(SILICON, name, precision="float32").values
+    half = vox.predict_elf(SILICON, name, precision="bfloat16").values
+    assert 0 < np.abs(half - exact).max() < 0.01
+
+
 def test_grid_of_a_volume_is_kept_exactly():
     cell = np.array([[3.0, 0, 0], [0.4, 4.0, 0], [0.2, -0.3, 5.0]])
     atoms = Atoms("NaCl", cell=cell, scaled_positions=[[0, 0, 0], [0.5, 0.5, 0.5]], pbc=True)

@@ -232,6 +232,12 @@ def test_changed_or_damaged_weights(tmp_path, model, network):
         load_model(tmp_path)
 
 
+def test_a_first_save_that_ended_between_card_and_weights(tmp_path, model, network):
+    saved = model.save(tmp_path / "tiny")
+    saved.weights.rename(saved.weights.with_name("weights.new.safetensors"))
+    assert same(load_model(tmp_path / "tiny").network(), network)
+
+
 def test_saving_where_no_folder_can_be(tmp_path, model):
     (tmp_path / "file").write_text("")
     with pytest.raises(Vox3dError, match="file"):

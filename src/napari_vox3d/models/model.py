@@ -142,7 +142,7 @@ class Model:
         if self._state is not None:
             return self._state
         assert self.weights is not None
-        return _read_weights(_of_card(self.weights, self.card.sha256), self.card.sha256)
+        return _read_weights(kept_weights(self.weights, self.card.sha256), self.card.sha256)
 
     def _content(self) -> bytes:
         """Content of a weights file; that of the model's own stays the same to the byte."""
@@ -151,7 +151,7 @@ class Model:
 
             return save(self._state)
         assert self.weights is not None
-        weights = _of_card(self.weights, self.card.sha256)
+        weights = kept_weights(self.weights, self.card.sha256)
         _check(weights, self.card.sha256)
         return weights.read_bytes()
 
@@ -250,7 +250,7 @@ def _read_weights(path: Path, sha256: str | None) -> dict[str, Tensor]:
         raise ModelError(f"the weights are not a safetensors file ({error}).") from error
 
 
-def _of_card(path: Path, sha256: str | None) -> Path:
+def kept_weights(path: Path, sha256: str | None) -> Path:
     """Where weights are: beside their place if the program ended while it replaced a model."""
     new = path.with_name(_NEW_WEIGHTS)
     return new if new.exists() and hashlib.sha256(new.read_bytes()).hexdigest() == sha256 else path

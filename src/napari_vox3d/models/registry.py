@@ -11,7 +11,7 @@ from pathlib import Path
 
 from napari_vox3d.errors import ModelError
 from napari_vox3d.models.card import ModelCard, Task
-from napari_vox3d.models.model import CARD_FILE, WEIGHTS_FILE, Model
+from napari_vox3d.models.model import CARD_FILE, WEIGHTS_FILE, Model, kept_weights
 from napari_vox3d.models.preferences import data_folder, preferred_folder
 
 SHIPPED = Path(__file__).parent / "weights"
@@ -189,6 +189,6 @@ def _open_once(path: Path, _changed: int, _size: int) -> Model:
     if card.network is None:
         return Model(card)
     weights = weights_of(path)
-    if not weights.is_file():
+    if not kept_weights(weights, card.sha256).is_file():
         raise ModelError(f"{weights}: is missing; the card {path.name} needs it beside itself.")
     return Model(card, weights=weights)

@@ -237,7 +237,9 @@ class CKConvNet(nn.Module):
     ) -> None:
         super().__init__()
         self.base = base
-        self.stem = nn.Sequential(CircularConv3d(in_ch, base, 1), group_norm(base), nn.GELU())
+        self.stem = nn.Sequential(
+            CircularConv3d(in_ch, base, 1, exact=True), group_norm(base), nn.GELU()
+        )
         self.body = nn.ModuleList(
             ContinuousBlock(base, reach, use_checkpoint) for _ in range(blocks)
         )

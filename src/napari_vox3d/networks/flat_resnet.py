@@ -184,8 +184,9 @@ class FlatResNet3D(nn.Module):
         super().__init__()
         self.base, self.kernel = base, kernel
         self.knows_one_spacing = kernel > 1 or attention_every > 0
+        # Rounding the density itself moves an ELF most, and few channels take little time.
         self.stem = nn.Sequential(
-            CircularConv3d(in_ch, base, kernel), passing_norm(base), PassingGELU()
+            CircularConv3d(in_ch, base, kernel, exact=True), passing_norm(base), PassingGELU()
         )
         body: list[nn.Module] = []
         for number in range(1, blocks + 1):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 from math import prod
 from typing import NamedTuple, Protocol, runtime_checkable
@@ -140,6 +140,8 @@ class CircularConv3d(nn.Conv3d):
         Odd edge length in voxels.
     passing
         Whether nobody else needs the input: inside `in_slabs` the result may then take its place.
+    exact
+        Whether it is computed in float32 under autocast too.
 
     Raises
     ------
@@ -148,26 +150,37 @@ class CircularConv3d(nn.Conv3d):
     """
 
     def __init__(
-        self, in_channels: int, out_channels: int, kernel_size: int, passing: bool = False
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        passing: bool = False,
+        exact: bool = False,
     ) -> None:
         if kernel_size % 2 == 0:
             raise ModelError(f"A circular convolution needs an odd kernel, not {kernel_size}.")
         super().__init__(in_channels, out_channels, kernel_size, bias=False)
         self.halo = (kernel_size - 1) // 2
-        self.passing = passing
+        self.passing, self.exact = passing, exact
 
     def forward(self, x: Tensor) -> Tensor:
         """Convolve one period."""
         slabs = slabs_of(self)
         if slabs is not None:
             return self._forward_in_slabs(x, slabs)
-        if not self.halo:
-            return mix_channels(x, self.weight)
-        return super().forward(_pad_periodically(x, [self.halo] * 3))
+        with self._precision():
+            if not self.halo:
+                return mix_channels(x, self.weight)
+            return super().forward(_pad_periodically(x, [self.halo] * 3))
 
     def of_planes(self, slab: Tensor) -> Tensor:
         """Convolve planes of a period that bring their neighbours along D, `halo` at both ends."""
-        return super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
+        with self._precision():
+            return super().forward(_pad_periodically(slab, [0, self.halo, self.halo]))
+
+    def _precision(self) -> AbstractContextManager[object]:
+        device = self.weight.device.type
+        return torch.autocast(device, enabled=False) if self.exact else nullcontext()
 
     def ticks(self, shape: Sequence[int], slab_voxels: int) -> int:
         """One at the start and one for each slab."""
