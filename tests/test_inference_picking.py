@@ -1,8 +1,11 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from flips import MIRRORS, assert_mirrored_scores, extended, mirrored, noise
 from scipy.ndimage import maximum_filter
+from scipy.spatial import cKDTree
 
 import napari_vox3d as vox
 from napari_vox3d import Volume
@@ -18,6 +21,8 @@ from napari_vox3d.models import (
     PickingInput,
 )
 from napari_vox3d.networks.cryoet_cnn import CryoET3DCNN, DenseCryoET3DCNN
+
+SAMPLE = Path(vox.__file__).parent / "gui/sample_data/simulated_tomogram.mrc"
 
 
 def make_model(background=0, normalisation="robust", **particle):
@@ -119,14 +124,26 @@ def test_tiles_join_without_seams(maps, tomogram, model, monkeypatch):
 
 
 def test_a_region_gives_the_same_scores_there(maps, tomogram, model):
-    region = (slice(8, 24), (12, 40), slice(None))
-    part = score_particles(tomogram, model, device="cpu", region=region)[1]
-    np.testing.assert_allclose(part.values, maps[1].values[2:6, 3:10], atol=1e-4)
-    np.testing.assert_allclose(part.origin, maps[1].to_world([2, 3, 0]))
-    picks = find_particles([part], threshold=0.0)
-    inside = (picks.indices >= [7, 11, 0]) & (picks.indices <= [25, 41, 48])
+    region = (slice(20, 28), (24, 40), slice(None))
+    part = score_particles(tomogram, model, device="cpu", region=region)[1]  # and 15 voxels around
+    np.testing.assert_allclose(part.values, maps[1].values[1:, 2:], atol=1e-4)
+    np.testing.assert_allclose(part.origin, maps[1].to_world([1, 2, 0]))
+    picks = find_particles([part], threshold=0.0, min_distance=20)
+    inside = (picks.indices >= [19.5, 23.5, 0]) & (picks.indices <= [27.5, 39, 47])
     assert len(picks)
     assert inside.all()
+
+
+def test_a_region_gives_the_picks_of_the_whole_that_lie_in_it():
+    sample = vox.read_volume(SAMPLE)
+    region = [(10, 90), (30, 160), (46, 146)]
+    whole = vox.pick_particles(sample, device="cpu")
+    low, high = np.array(region).T - 0.5
+    whole = whole.select(((whole.indices >= low) & (whole.indices < high)).all(1))
+    part = vox.pick_particles(sample, region=region, device="cpu")
+    assert len(part) == len(whole) > 10
+    assert (np.sort(part.labels) == np.sort(whole.labels)).all()
+    assert cKDTree(part.positions).query(whole.positions)[0].max() < 2  # Å
 
 
 @pytest.mark.parametrize("region", [[(5, 5), (0, 9), (0, 9)], [(90, 95), (0, 9), (0, 9)]])
@@ -200,7 +217,7 @@ def test_averaged_scores_are_the_mean_over_mirror_images_made_by_hand():
     wide = extended(noise((7, 15, 25)), [(64, 65), (64, 65), (64, 67)])
     region = [(64, 72), (64, 80), (64, 92)]
     images = [
-        [np.flip(score.values, axes) for score in
+        [np.flip(score.values[4:-4, 4:-4, 4:-4], axes) for score in  # without what lies around
          score_particles(mirrored(wide, axes), model, device="cpu", region=region)]
         for axes in ((), *MIRRORS)
     ]  # fmt: skip

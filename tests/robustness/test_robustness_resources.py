@@ -248,8 +248,8 @@ def pick_a_large_one(path):
     part = vox.pick_particles(volume, region=middle, **options)
     whole = vox.pick_particles(volume, **options)
     over.set()
-    inside = ((whole.indices >= [a for a, _ in middle])
-              & (whole.indices < [b for _, b in middle])).all(1)  # fmt: skip
+    low, high = np.array(middle).T - 0.5
+    inside = ((whole.indices >= low) & (whole.indices < high)).all(1)
     return {"part": len(part), "whole": len(whole), "inside": int(inside.sum()),
             "peak": 1024 * max(peaks)}  # fmt: skip
 

@@ -20,6 +20,8 @@ from napari_vox3d.provenance import Run, changed, model_name
 from napari_vox3d.volume import Volume
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from napari_vox3d.progress import Progress
 
 
@@ -54,8 +56,9 @@ def score_particles(
     progress
         Called once the weights are loaded, and after each tile; may raise `Cancelled`.
     region
-        Voxels to score, along z, y, x: slices or pairs (start, stop). What lies around is still
-        looked at. Default: all.
+        Voxels to look for particles in, along z, y, x: slices or pairs (start, stop). Default: all.
+        Maps reach farther by the largest distance between picks, so that particles at a face of
+        the region are told from the flanks of others beyond it.
     contrast
         ``"dark"`` or ``"bright"``: how particles look against the solvent in this tomogram;
         ``"auto"``: find out, see `detect_contrast`. Default: as in the tomograms that the model
@@ -110,8 +113,10 @@ def score_particles(
     network = chosen.network(where)
     if progress is not None:
         progress(0, 1)  # statistics and weights took a while; a cancel may be waiting
+    reach = max(max(c.min_distance or c.radius, c.radius) for c in card.classes)
+    scored = _widened(box, np.ceil(reach / volume.voxel_size).astype(int), volume.shape)
     scores, first, stride = score_cells(
-        network, card.outputs, view, box, where, kind, progress, flips
+        network, card.outputs, view, scored, where, kind, progress, flips
     )
     centre = view.to_index(stride * (first + 0.5) - 0.5)  # of the first cell, in voxels
     run = Run(
@@ -196,8 +201,8 @@ def find_particles(
     Returns
     -------
     Picks
-        Sorted by falling score, with radii, in the frame of the tomogram and inside it. `metadata`
-        holds the `Run` of score maps from `score_particles`.
+        Sorted by falling score, with radii, in the frame of the tomogram and inside the region that
+        was scored. `metadata` holds the `Run` of score maps from `score_particles`.
 
     Raises
     ------
@@ -219,11 +224,11 @@ def find_particles(
     tomogram = score_maps[0].metadata["tomogram"]
     voxel_size = np.array(tomogram["voxel_size"])
     positions = positions - tomogram["origin"]
-    low, high = (np.array(tomogram["region"]).T * voxel_size).astype(float)
+    end = np.array(tomogram["shape"]) * voxel_size
     # half a cell beyond the last centres is still the tomogram's; a whole cell is not
     reach = score_maps[0].voxel_size / 2
-    near = ((positions >= low - reach) & (positions <= high + reach)).all(axis=1)
-    positions = np.clip(positions, low, high - voxel_size)
+    near = _within(positions, -reach, end + reach)
+    positions = np.clip(positions, 0, end - voxel_size)
     radii = np.array([score.metadata["radius"] for score in score_maps])
     claimed = claims(values, radii[kinds])
     order = np.lexsort((-values, -claimed))
@@ -231,6 +236,8 @@ def find_particles(
     limits = np.minimum(radii[:, None], radii)
     np.fill_diagonal(limits, [_setting(min_distance, s, "min_distance") for s in score_maps])
     order = order[keep_likeliest(positions[order], kinds[order], claimed[order], limits)]
+    low, high = (np.array(tomogram["region"]).T - 0.5) * voxel_size
+    order = order[_within(positions[order], low, high)]
     order = order[np.argsort(-values[order], kind="stable")]
     names = np.array([score.name for score in score_maps])
     return Picks(
@@ -307,6 +314,21 @@ def _box(region: Sequence[slice | tuple[int, int]] | None, shape: Sequence[int])
     if any(part.stop <= part.start for part in (z, y, x)):
         raise InferenceError(f"The region {region} holds no voxels of the tomogram {tuple(shape)}.")
     return z, y, x
+
+
+def _widened(box: Box, reach: NDArray[np.int64], shape: Sequence[int]) -> Box:
+    z, y, x = (
+        slice(max(0, part.start - more), min(n, part.stop + more))
+        for part, more, n in zip(box, reach.tolist(), shape, strict=True)
+    )
+    return z, y, x
+
+
+def _within(
+    positions: NDArray[np.float64], low: NDArray[np.float64], high: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    inside: NDArray[np.bool_] = np.all((positions >= low) & (positions < high), axis=1)
+    return inside
 
 
 def _refuse_unknown(
