@@ -33,8 +33,8 @@ def machine() -> str:
 def _processor() -> str:
     names = re.findall(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text())
     flags = Path("/proc/cpuinfo").read_text()
-    widest = next((name for flag, name in (("avx512f", "AVX-512"), ("avx2", "AVX2"))
-                   if f" {flag} " in flags), "")  # fmt: skip
+    units = (("amx_bf16", "AMX"), ("avx512f", "AVX-512"), ("avx2", "AVX2"))
+    widest = next((name for flag, name in units if f" {flag} " in flags), "")
     return f"{names[0] if names else platform.machine()} ({widest})"
 
 

@@ -43,7 +43,7 @@ def _sliding(shape: tuple[int, ...]) -> Iterator[Row]:
         yield Row(work, peer, None, "×", 1, 2, said=said)
         yield Row(f"{work}, peak memory", peer, None, "×", 0.5, None, least=False, said=said)
         return
-    found = compare({"ours": score_default, "monai": monai_default}, shape, rounds=1)
+    found = compare({"ours": score_default, "monai": monai_default}, shape)
     ours, other = found["ours"], found["monai"]
     yield Row(
         work, peer, ratio(other, ours), "×", 1, 2,
