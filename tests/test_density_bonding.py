@@ -339,6 +339,7 @@ def test_orthogonal_grids_give_their_voxel_size():
         ({"atoms": None}, "has none"),
         ({"atoms": Atoms(cell=[1, 1, 1])}, "has none"),
         ({"values": np.full((24, 24, 24), np.nan)}, "no numbers"),
+        ({"step": 1e-5 * np.eye(3)}, "unit of length"),
     ],
 )
 def test_what_has_no_maxima_says_why(silicon, change, reason):

@@ -311,7 +311,8 @@ def test_odd_images_are_picked_in_and_learnt_from_or_refused(qtbot, monkeypatch,
     except Exception:
         pytest.skip("napari refuses it")
     points = viewer.add_points([[3, 4, 5], [8, 9, 10.0]], name="points")
-    points.scale, points.units = layer.scale[-3:], layer.units[-3:]
+    if layer.ndim > 2:
+        points.scale, points.units = layer.scale[-3:], layer.units[-3:]
     picking = opened(PickParticles, viewer)
     choose(picking.volume, layer)
     start_picking(picking)
@@ -346,7 +347,7 @@ def odd_crystals():
 
 
 FEW_CRYSTALS = ("nan", "one infinite", "largest float32", "zeros", "one voxel", "plane", "i1",
-                "left-handed", "mirrored", "huge cell")  # fmt: skip
+                "left-handed", "mirrored", "tiny cell", "huge cell")  # fmt: skip
 
 
 @pytest.mark.parametrize("quantity", ["elf", "electron density"])

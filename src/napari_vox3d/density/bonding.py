@@ -34,6 +34,7 @@ _DETOUR = 1.2  # lengths of a bond: the longest way by a maximum between the ato
 _REACH = 1.25  # covalent radii: a maximum farther from an atom is not of that atom
 _AS_NEAR = 1.2  # times as far, in covalent radii: atoms that share a void
 _VOID = 4  # atoms about a void; three may have a bond in common
+_MOST_IMAGES = 100_000  # of a cell about itself: that of a cell of half an Å
 _IN_HYDRIDE = 3  # neighbours of hydrogen that is an ion; two may have a bridge in common
 
 
@@ -93,9 +94,11 @@ def find_maxima(
     Raises
     ------
     Vox3dError
-        If the volume is no periodic ELF with atoms, or holds values that are no numbers.
+        If the volume is no periodic ELF with atoms, holds values that are no numbers, or its cell
+        is smaller than atoms are.
     """
     values = _checked(elf)
+    surroundings = _Surroundings(elf)
     peaks = []
     if np.ptp(values):  # else it stands out nowhere
         search = Search.on(elf, values)
@@ -103,7 +106,6 @@ def find_maxima(
     found = len(peaks)
     peaks = [peak for peak in peaks if peak.prominence >= prominence]
     peaks.sort(key=lambda peak: -peak.value)
-    surroundings = _Surroundings(elf)
     labels = [surroundings.kind(peak) for peak in peaks]
     fractions = np.array([peak.centre for peak in peaks]).reshape(-1, 3) @ np.linalg.inv(elf.cell)
     fractions -= np.floor(fractions + 1e-6)
@@ -149,7 +151,13 @@ class _Surroundings:
         # every atom that may matter to a point in the cell: bond partners of those within reach
         margin = _REACH * radii.max() + max(2 * _BONDED * radii.max(), 2 * radii.max() + _SLACK)
         heights = 1 / np.linalg.norm(np.linalg.inv(elf.cell), axis=0)
-        images = [np.arange(-np.ceil(margin / h), np.ceil(margin / h) + 2) for h in heights]
+        around = np.ceil(margin / heights)
+        if np.prod(2 * around + 2) > _MOST_IMAGES:
+            raise Vox3dError(
+                f"The cell of {title(elf)} is {heights.min():.2g} Å wide, less than any atom; is "
+                "its unit of length right?"
+            )
+        images = [np.arange(-count, count + 2) for count in around]
         shifts = np.array(list(product(*images)))
         fractions = (atoms.positions[:, ::-1] - elf.origin) @ np.linalg.inv(elf.cell)
         fractions -= np.floor(fractions)
