@@ -157,8 +157,10 @@ def test_a_trained_model_that_is_not_saved_yet_has_its_checkpoint(nursery, long,
     for moment in moments:
         folder = tmp_path / str(moment)
         life = nursery.do(finish_and_die, folder, moment)
-        assert life.signal == signal.SIGKILL, life.error
-        seen.add(done(nursery.do(state_of_draft, folder)))
+        assert not life.error
+        state = done(nursery.do(state_of_draft, folder))
+        assert life.signal == signal.SIGKILL or state == "model"  # lines are some more or fewer
+        seen.add(state)
         cases(life)
     assert seen <= {"nothing", "checkpoint", "model"}  # nothing: before the training began
     assert not long or seen == {"nothing", "checkpoint", "model"}
