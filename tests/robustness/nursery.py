@@ -78,12 +78,13 @@ def main():
     # What libraries print must not get between the lines.
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+    warmed = set()
     for line in sys.stdin:
         asked = json.loads(line)
-        known = asked["module"] in sys.modules
         module = import_module(asked["module"])
-        if not known and hasattr(module, "warm"):
+        if module not in warmed and hasattr(module, "warm"):
             module.warm()
+        warmed.add(module)
         print(json.dumps(live(getattr(module, asked["name"]), asked["arguments"])), file=answers,
               flush=True)  # fmt: skip
 

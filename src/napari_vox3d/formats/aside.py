@@ -44,7 +44,9 @@ def write_aside(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         aside.replace(target)
     except OSError as error:
-        raise FormatError(path, f"cannot be written ({error.strerror or error})") from error
+        # NumPy says how much it wrote, but not why no more
+        reason = error.strerror or f"{error}; is the disk full?"
+        raise FormatError(path, f"cannot be written ({reason})") from error
     finally:
         aside.unlink(missing_ok=True)
 
