@@ -117,8 +117,7 @@ def _plot(curves: list[dict[str, Any]]) -> None:
     right.loglog(ends, [4 * n / 1e6 for n in ends], "k:", lw=1, label="one float32 a point")
     left.set(xlabel="points or voxels", ylabel="seconds")
     right.set(xlabel="points or voxels", ylabel="MB more at the peak")
-    left.legend(fontsize=8, frameon=False)
-    right.legend(fontsize=8, frameon=False)
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
     for axes in (left, right):
         axes.grid(alpha=0.3)
         axes.spines[["top", "right"]].set_visible(False)

@@ -100,7 +100,7 @@ def _scoring(shape: list[int], name: str) -> Callable[[], Any]:
     import napari_vox3d as vox
 
     model = vox.load_model(name, task="picking")
-    vox.score_particles(noise([64, 64, 64]), model, device="cpu")  # reads the weights
+    vox.score_particles(noise([16, 16, 16]), model, device="cpu")  # reads the weights
     volume = noise(shape)
     return lambda: len(vox.score_particles(volume, model, device="cpu"))
 
