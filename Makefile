@@ -12,7 +12,7 @@ demo: $(VENV)/ready
 	scripts/with_display $(BIN)/python scripts/demo.py
 
 test: lint
-	OMP_NUM_THREADS=1 scripts/with_virtual_display $(BIN)/python -m pytest -n 2 --dist loadfile --durations 30
+	OMP_NUM_THREADS=1 scripts/with_virtual_display $(BIN)/python -m pytest -n 3 --dist loadfile --durations 30
 
 lint: $(VENV)/ready
 	$(BIN)/ruff check

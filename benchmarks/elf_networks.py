@@ -28,9 +28,9 @@ def measure(quick: bool) -> Iterator[Row]:
     """Run the production size and the default model."""
     edge, large = (16, 32) if quick else (EDGE, LARGE)
     works = {"plain": plain, "float32": in_float32, "default": default}
-    found = compare(works, edge, rounds=2, calls=2)
+    found = compare(works, edge, rounds=4, calls=2)
     with suppress(TimeoutExpired):  # for ever, on processors without units for it
-        found |= compare({"bfloat16": in_bfloat16}, edge, rounds=2, limit=PATIENCE)
+        found |= compare({"bfloat16": in_bfloat16}, edge, rounds=4, limit=PATIENCE)
     module = found["plain"]
     work = 2 * 4.233e6 * edge**3
     for kind, must, aim in (("float32", 1.0, 1.3), ("bfloat16", 2.3, 3.0)):
@@ -93,11 +93,12 @@ def peak_flops(precision: str) -> float:
     import torch
 
     matrix = torch.rand(1536, 1536).to(getattr(torch, precision))
-    matrix @ matrix
-    start = time.perf_counter()
-    for _ in range(4):
+    lasted = []
+    for _ in range(12):  # the fastest: other programs take their share of the rest
+        start = time.perf_counter()
         matrix @ matrix
-    return 4 * 2 * 1536**3 / (time.perf_counter() - start)
+        lasted.append(time.perf_counter() - start)
+    return 2 * 1536**3 / min(lasted)
 
 
 def plain(edge: int) -> Callable[[], Any]:

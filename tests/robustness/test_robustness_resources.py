@@ -171,7 +171,7 @@ def test_a_full_graphics_card_gets_smaller_tiles(monkeypatch):
 def test_a_full_graphics_card_leaves_an_elf_to_files_or_refuses_it(monkeypatch):
     import torch
 
-    known, asked = model(), {"shape": (16, 16, 16), "device": "cpu"}
+    known, asked = model(), {"shape": (8, 8, 8), "device": "cpu"}
     plain = vox.predict_elf(SILICON, known, **asked)
     network = known.network("cpu")
     refused = out_of_memory_beyond(network, monkeypatch, 0)
