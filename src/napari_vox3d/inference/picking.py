@@ -201,8 +201,8 @@ def find_particles(
     Returns
     -------
     Picks
-        Sorted by falling score, with radii, in the frame of the tomogram and inside the region that
-        was scored. `metadata` holds the `Run` of score maps from `score_particles`.
+        Sorted by falling score, with radii, in the frame of the tomogram and inside the region
+        asked for. `metadata` holds the `Run` of score maps from `score_particles`.
 
     Raises
     ------
