@@ -127,7 +127,11 @@ def test_too_little_memory_is_a_sentence_or_does(nursery, long, linux, cases, ki
     enough = nursery.do(work_with, kind, None)
     expected = done(enough)
     cases(enough)
-    limits = [2 ** (n / 2) for n in range(-2, 21)] if long else (0.5, 24)
+    # MKL, which computes products, ends the program if its own memory is what is refused: at one
+    # limit of a training, within a megabyte, and far above this one.
+    limits = (
+        [2 ** (n / 2) for n in range(-2, 21)] if long else (0.5, 4 if kind == "training" else 24)
+    )
     answered = 0
     for megabytes in limits:
         life = nursery.do(work_with, kind, megabytes)
