@@ -66,7 +66,7 @@ def show_by_hand(path: str) -> Callable[[], Any]:
 
 
 def show_first(path: str) -> Callable[[], Any]:
-    """Open with this package's reader what no layer was shown before."""
+    """Open with this package's reader, in a window that has shown no layer yet."""
     return _Window().opening(_add_ours(path))
 
 

@@ -44,7 +44,7 @@ def write_aside(path: str | Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         aside.replace(target)
     except OSError as error:
-        # NumPy says how much it wrote, but not why no more
+        # NumPy says how much it wrote, but not why it was no more
         reason = error.strerror or f"{error}; is the disk full?"
         raise FormatError(path, f"cannot be written ({reason})") from error
     finally:

@@ -113,7 +113,7 @@ def score_particles(
     network = chosen.network(where)
     if progress is not None:
         progress(0, 1)  # statistics and weights took a while; a cancel may be waiting
-    reach = max(max(c.min_distance or c.radius, c.radius) for c in card.classes)
+    reach = max(max(c.radius, c.min_distance or 0.0) for c in card.classes)
     scored = _widened(box, np.ceil(reach / volume.voxel_size).astype(int), volume.shape)
     scores, first, stride = score_cells(
         network, card.outputs, view, scored, where, kind, progress, flips
